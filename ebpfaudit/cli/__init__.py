@@ -1,0 +1,73 @@
+"""The command line: one module per command, listed here and imported only when called."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from ebpfaudit import __version__
+from ebpfaudit.errors import EbpfAuditError
+
+_COMMANDS = {
+    "run": "ebpfaudit.cli.run:run",
+    "trace": "ebpfaudit.cli.trace:trace",
+    "replay": "ebpfaudit.cli.replay:replay",
+    "verify": "ebpfaudit.cli.verify:verify",
+    "profile": "ebpfaudit.cli.profile:profile",
+    "doctor": "ebpfaudit.cli.doctor:doctor",
+}
+
+
+class _Commands(click.Group):
+    """Imports a command's module when it is needed: start-up time is time an agent is not watched."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        from importlib import import_module
+
+        module, name = _COMMANDS[cmd_name].split(":")
+        command: click.Command = getattr(import_module(module), name)
+        return command
+
+
+@click.command(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="ebpfaudit")
+def cli() -> None:
+    """Audit, judge, stop and record what AI agents do on this host.
+
+    \b
+    ebpfaudit run --profile coding-agent --episode ep-1 -- python agent.py
+    ebpfaudit trace --kind exec,connect
+    ebpfaudit replay ep-1.jsonl.zst --profile stricter.toml
+    ebpfaudit doctor
+    """
+
+
+def main() -> None:
+    """Run the command line. A command returns its exit code; an error of ours is one message and a code."""
+    try:
+        result = cli.main(standalone_mode=False)
+        sys.exit(result if isinstance(result, int) else 0)
+    except click.ClickException as usage:
+        usage.show()
+        sys.exit(usage.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        sys.exit(130)
+    except BrokenPipeError:
+        _leave_quietly()
+    except EbpfAuditError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+
+
+def _leave_quietly() -> None:
+    """Whoever read our output has gone (`| head`): say nothing, and keep Python from saying anything."""
+    import os
+
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(0)
