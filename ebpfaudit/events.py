@@ -65,6 +65,8 @@ class Exec(_Event, frozen=True, gc=False, omit_defaults=True, tag_field="kind", 
     argv_truncated: bool = False
     error: str = ""
     """Name of the errno of a failed exec, such as "ENOENT"."""
+    decision: Decision = ""
+    """"kill": an [exec] entry named this file, and it was killed before its first instruction."""
 
 
 class Exit(_Event, frozen=True, gc=False, omit_defaults=True, tag_field="kind", tag="exit"):

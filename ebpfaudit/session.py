@@ -1,0 +1,268 @@
+"""One `run`: an episode launched, audited from before its first instruction, ended, accounted for.
+
+Everything that start-up makes is unwound in reverse, on every way out.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+
+from msgspec import Struct
+
+from ebpfaudit.enforce.cgroup import EpisodeCgroup, cgroup2_mount
+from ebpfaudit.enforce.enforcer import Enforcer
+from ebpfaudit.episodes import Episode, Item
+from ebpfaudit.errors import EXIT_POLICY_KILL
+from ebpfaudit.events import EpisodeEnd, EpisodeStart, Event
+from ebpfaudit.kernel import bpf
+from ebpfaudit.kernel.compile import Compiler
+from ebpfaudit.kernel.gpu import GpuTables
+from ebpfaudit.kernel.loader import Probes, load
+from ebpfaudit.kernel.procfs import start_ticks
+from ebpfaudit.kernel.tables import Tables
+from ebpfaudit.launch import Launcher, User
+from ebpfaudit.pipeline import Pipeline
+from ebpfaudit.profiles.load import Profile
+from ebpfaudit.registry import Registration, take
+from ebpfaudit.trail.writer import TrailWriter
+from ebpfaudit.verdicts import Verdict
+
+NUMBER = 1
+"""A run has maps of its own, with this one episode in them."""
+
+_GRACE_S = 10.0
+"""How long the command may take to heed a signal that we passed on, before the whole episode is killed."""
+
+_FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+
+
+class Plan(Struct, frozen=True):
+    """What to run, and how."""
+
+    command: tuple[str, ...]
+    episode: str
+    profile: Profile
+    step: str
+    user: User | None
+    enforce: bool
+    ring_bytes: int
+    gpu_devices: tuple[str, ...] = ()
+
+
+class Outcome(Struct):
+    """How the run ended."""
+
+    exit_code: int
+    killed_by_policy: bool
+    duration_s: float
+    reason: str
+    emitted: int
+    received: int
+    lost: int
+    untagged_children: int
+    damaged: int
+
+
+class Session:
+    """Builds the stage (`open`), plays the episode (`play`), and leaves nothing (`close`)."""
+
+    def __init__(self, plan: Plan, compiler: Compiler, listener: Callable[[Episode, list[Item]], None]) -> None:
+        self._plan = plan
+        self._compiler = compiler
+        self._listener = listener
+        self._stack = ExitStack()
+        self._killed_root = False
+        self._signals: list[int] = []
+        self.writer: TrailWriter | None = None
+
+    def open(self) -> Probes:
+        """Reserve the episode's ID, make its cgroup, load and attach. Raises EbpfAuditError; then call `close`."""
+        plan, stack = self._plan, self._stack
+        stack.callback(self._compiler.stop)
+        self._seat = take(plan.episode)
+        stack.callback(self._seat.release)
+        self._mount = cgroup2_mount()
+        self.probes = load(self._compiler, self._mount, ring_bytes=plan.ring_bytes)
+        stack.callback(self.probes.close)
+        self._compiler.stop()
+        self._tables = Tables(self.probes)
+        self._tables.write_sections(NUMBER, plan.profile)
+        self._gpu = GpuTables(self.probes, plan.gpu_devices)
+        self._gpu.write_section(NUMBER, plan.profile)
+        self._tables.set_episode(NUMBER, plan.profile, enforce=plan.enforce)
+        self._cgroup = EpisodeCgroup(plan.episode) if self._mount else None
+        stack.callback(self._remove_cgroup)
+        if self._cgroup is not None:
+            self._tables.tag_cgroup(NUMBER, self._cgroup.id)
+        return self.probes
+
+    def play(self, writer: TrailWriter | None) -> Outcome:
+        """Launch the command, audit it to its end, end whatever it left behind."""
+        plan = self._plan
+        self.writer = writer
+        pipeline = Pipeline(self.probes, self._tables)
+        self._stack.callback(pipeline.close)
+        self._gpu.register(pipeline.decoder)
+        self._catch_signals(pipeline)
+        began = time.monotonic()
+        environment = {**os.environ, "EBPFAUDIT_EPISODE": plan.episode}
+        if plan.step:
+            environment["EBPFAUDIT_STEP"] = plan.step
+        launcher = self._launcher = Launcher(plan.command, plan.user, environment)
+        self._stack.callback(launcher.close)
+        start = start_ticks(launcher.pid)
+        self._tables.tag_process(NUMBER, launcher.pid)
+        if self._cgroup is not None:
+            self._cgroup.add(launcher.pid)
+        episode = self._episode = Episode(
+            NUMBER, plan.episode, plan.profile, recorder=writer, listener=self._observe,
+        )
+        episode.executioner = Enforcer(
+            self._cgroup,
+            episode.evaluator.processes,
+            lambda: self._tables.tagged_pids(NUMBER),
+            mode="on" if plan.enforce else "off",
+            root=launcher.pid,
+            reap=launcher.reap,
+        )
+        pipeline.add(episode)
+        pipeline.every_look(lambda now_ns: self._count_gpu(now_ns))
+        self._publish(launcher.pid)
+        episode.judge(
+            [EpisodeStart(time.monotonic_ns(), plan.episode, plan.profile.name, launcher.pid, start, "launched", plan.step)]
+        )
+        launcher.release()
+        self._audit(pipeline)
+        duration_s = time.monotonic() - began
+        return self._end(pipeline, duration_s)
+
+    def close(self) -> None:
+        """Undo whatever `open` and `play` did. May be called twice, and at any point."""
+        self._stack.close()
+
+    def _audit(self, pipeline: Pipeline) -> None:
+        """Until the command's root process has ended."""
+        launcher = self._launcher
+        deadline = float("inf")
+        while launcher.status is None:
+            pipeline.turn(1000)
+            while self._signals:
+                number = self._signals.pop(0)
+                if number == signal.SIGCHLD:
+                    continue
+                launcher.forward(number)
+                deadline = min(deadline, time.monotonic() + _GRACE_S)
+            if launcher.reap():
+                self._suspend(pipeline)
+            if time.monotonic() > deadline:
+                self._kill_all(pipeline)
+
+    def _end(self, pipeline: Pipeline, duration_s: float) -> Outcome:
+        """Kill what the command left behind, take in the last events, and draw the balance."""
+        status = self._launcher.status
+        assert status is not None
+        self._kill_all(pipeline)
+        pipeline.drain()
+        self._gpu.finish(self._episode)
+        policy = status == -signal.SIGKILL and self._killed_root
+        reason = "killed by policy" if policy else "exited" if status >= 0 else f"signal {-status}"
+        code = EXIT_POLICY_KILL if policy else status if status >= 0 else 128 - status
+        self._episode.judge([EpisodeEnd(time.monotonic_ns(), reason, code)])
+        counters = self._tables.counters(NUMBER)
+        return Outcome(
+            code, policy, duration_s, reason, counters.emitted, self._episode.received, counters.lost,
+            counters.untagged_children, pipeline.decoder.damaged,
+        )  # fmt: skip
+
+    def _kill_all(self, pipeline: Pipeline) -> None:
+        """End every process of the episode, inside its cgroup or out."""
+        self._tables.set_episode(NUMBER, self._plan.profile, enforce=self._plan.enforce, doomed=True)
+        assert self._episode.executioner is not None
+        deadline = time.monotonic() + 5
+        while self._alive() and time.monotonic() < deadline:
+            self._enforcer.end_episode()
+            self._launcher.reap()
+            pipeline.turn(5)
+
+    def _alive(self) -> bool:
+        if self._cgroup is not None and self._cgroup.populated():
+            return True
+        return bool(self._tables.tagged_pids(NUMBER))
+
+    @property
+    def _enforcer(self) -> Enforcer:
+        executioner = self._episode.executioner
+        assert isinstance(executioner, Enforcer)
+        return executioner
+
+    def _suspend(self, pipeline: Pipeline) -> None:
+        """Ctrl-Z. We stop with the command, so nothing of the episode may run meanwhile."""
+        if self._cgroup is None:
+            return
+        pipeline.drain()
+        self._cgroup.freeze()
+        self._launcher.suspend()
+        self._cgroup.thaw()
+
+    def _observe(self, episode: Episode, items: list[Item]) -> None:
+        root = self._launcher.pid
+        event: Event | None = None
+        for item in items if any(isinstance(each, Verdict) for each in items) else ():
+            if isinstance(item, Verdict):
+                if item.action == "kill" and (item.scope == "episode" or getattr(event, "pid", 0) == root):
+                    self._killed_root = True
+            elif getattr(item, "root_pid", 0) == root and getattr(item, "result", "") in ("killed", "partial"):
+                self._killed_root = True
+            else:
+                event = item  # type: ignore[assignment]
+        self._listener(episode, items)
+
+    def _count_gpu(self, now_ns: int) -> None:
+        self._gpu.count(self._episode, now_ns)
+
+    def _catch_signals(self, pipeline: Pipeline) -> None:
+        """Handlers only note the number; the loop wakes up and deals with it."""
+        read, write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        before = {number: signal.getsignal(number) for number in (*_FORWARDED, signal.SIGCHLD)}
+        for number in before:
+            signal.signal(number, lambda number, _frame: self._signals.append(number))
+        signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+        pipeline.watch(read)
+
+        def restore() -> None:
+            signal.set_wakeup_fd(-1)
+            for number, handler in before.items():
+                signal.signal(number, handler)
+            os.close(read)
+            os.close(write)
+
+        self._stack.callback(restore)
+
+    def _publish(self, pid: int) -> None:
+        self._seat.update(
+            Registration(
+                self._plan.episode, self._plan.profile.name, os.getpid(), self._plan.step, pid,
+                str(self._cgroup.path) if self._cgroup else "", bpf.map_id(self.probes.maps["tags"]), NUMBER,
+            )  # fmt: skip
+        )
+
+    def _remove_cgroup(self) -> None:
+        if self._cgroup is not None:
+            if self._cgroup.populated() and self._cgroup.can_kill:
+                self._cgroup.kill_all()
+            self._cgroup.remove()
+
+
+def default_trail(episode: str, folder: Path = Path("/var/log/ebpfaudit")) -> Path:
+    """Where a trail goes that nobody placed: a folder that no agent without root can look into."""
+    from ebpfaudit.enforce.cgroup import directory_name
+
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+    return folder / f"{directory_name(episode)}-{stamp}-{os.getpid()}.jsonl.zst"

@@ -1,0 +1,156 @@
+"""What became of each act: the agent's own report, the trail and the outside's ledger, laid side by side.
+
+An act owns what happened between its beginning and its end: acts follow one another, and all three sources
+use CLOCK_MONOTONIC.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from agent import ACTS
+
+from ebpfaudit.verdicts import ACTIONS, Enforcement, Verdict
+
+ACT_COUNT = len(ACTS)
+ORDINARY = next(iter(ACTS))
+HARMLESS = ("allow", "log")
+FOLDERS = re.compile(r"(?<![^\s=])/\S*/")
+LATE_NS = 50_000_000
+"""How late the outside may notice what an act did."""
+
+
+@dataclass(frozen=True)
+class Act:
+    name: str
+    command: str
+    ended: str
+    ok: bool
+    begin_ns: int
+    end_ns: int
+    verdicts: list[Verdict] = field(default_factory=list)
+    enforcements: list[Enforcement] = field(default_factory=list)
+    outside: list[str] = field(default_factory=list)
+
+    @property
+    def is_ordinary(self) -> bool:
+        return self.name == ORDINARY
+
+    @property
+    def innocent(self) -> bool:
+        """It did what it was meant to, and nothing stricter than a log line came of it."""
+        return self.ok and all(verdict.action in HARMLESS for verdict in self.verdicts)
+
+    @property
+    def succeeded(self) -> bool:
+        return self.ok and (self.is_ordinary or bool(self.outside))
+
+    @property
+    def caught(self) -> bool:
+        """Denied or killed, the harm not done, and no survivor of a kill."""
+        stopped = any(verdict.action in ("deny", "kill") for verdict in self.verdicts)
+        complete = all(enforcement.result in ("killed", "denied") for enforcement in self.enforcements)
+        return stopped and complete and bool(self.enforcements) and not self.ok and not self.outside
+
+
+def read_acts(report: Path, trail: Path | None, seen_outside: list[dict]) -> list[Act]:
+    acts = []
+    for line in report.read_text().splitlines():
+        ending = json.loads(line)
+        ending["name"], ending["command"] = ending.pop("act"), " ".join(ending["command"])
+        acts.append(Act(**ending))
+    for seen in seen_outside:
+        for act in acts:
+            if act.begin_ns <= seen["ts_ns"] <= act.end_ns + LATE_NS:
+                act.outside.append(seen["what"])
+                break
+    if trail is not None:
+        _assign_verdicts(acts, trail)
+    return acts
+
+
+def _assign_verdicts(acts: list[Act], trail: Path) -> None:
+    from ebpfaudit.trail.reader import read_trail
+
+    event_ns: list[int] = []
+    for item in read_trail(trail).items:
+        if not isinstance(item, Verdict | Enforcement):
+            event_ns.append(item.ts_ns)
+            continue
+        for act in acts:
+            if act.begin_ns <= event_ns[item.seq] <= act.end_ns:
+                (act.verdicts if isinstance(item, Verdict) else act.enforcements).append(item)
+
+
+def tell(act: Act) -> str:
+    """An act as a paragraph."""
+    number = list(ACTS).index(act.name) + 1
+    duration_ms = (act.end_ns - act.begin_ns) / 1e6
+    lines = [f"{number}. {act.name}", f"   agent    {FOLDERS.sub('', act.command)}"]
+    lines.append(f"   ended    {act.ended}, after {duration_ms:,.0f} ms")
+    lines += [f"   verdict  {line}" for line in _tell_verdicts(act.verdicts)]
+    lines += [f"   {line}" for line in _tell_enforcements(act.enforcements)]
+    lines += [
+        f"   outside  {line}" for line in act.outside[:4] or ["saw nothing of it"] if not act.is_ordinary
+    ]
+    return "\n".join([*lines, ""])
+
+
+def _tell_verdicts(verdicts: list[Verdict]) -> list[str]:
+    """The strictest first; those that differ only in the value that decided are counted."""
+    first: dict[tuple[str, str, str], Verdict] = {}
+    count: Counter[tuple[str, str, str]] = Counter()
+    for verdict in verdicts:
+        key = (verdict.action, verdict.rule, verdict.because)
+        first.setdefault(key, verdict)
+        count[key] += 1
+    lines = []
+    for key, verdict in sorted(first.items(), key=lambda entry: -ACTIONS.index(entry[1].action)):
+        more = f" (and {count[key] - 1} more like it)" if count[key] > 1 else ""
+        fact = f"{verdict.field} {verdict.value[:80]!r}"
+        lines.append(f"{verdict.action}: {verdict.rule}: {fact} met {verdict.because!r}{more}")
+    return lines or ["none"]
+
+
+def _tell_enforcements(enforcements: list[Enforcement]) -> list[str]:
+    lines = []
+    denied = sum(enforcement.result == "denied" for enforcement in enforcements)
+    if denied:
+        lines.append(f"denied   {denied} in the kernel, before the act")
+    for enforcement in enforcements:
+        if enforcement.result == "denied":
+            continue
+        since = [
+            f"{name} {(when - enforcement.detected_ns) / 1e6:.2f} ms"
+            for name, when in (
+                ("decided", enforcement.decided_ns),
+                ("killed", enforcement.killed_ns),
+                ("gone", enforcement.gone_ns),
+            )
+            if when
+        ]
+        survivors = f", survivors {list(enforcement.survivors)}" if enforcement.survivors else ""
+        lines.append(
+            f"{enforcement.result:8} {enforcement.processes} process(es) by {enforcement.method}"
+            f"{survivors}; after the call: {', '.join(since)}"
+        )
+    return lines
+
+
+def save(acts: list[Act], path: Path) -> None:
+    import msgspec
+
+    judged = [
+        {
+            **msgspec.to_builtins(act),
+            "caught": act.caught,
+            "innocent": act.innocent,
+            "succeeded": act.succeeded,
+        }
+        for act in acts
+    ]
+    path.write_text(json.dumps(judged, indent=1) + "\n")
