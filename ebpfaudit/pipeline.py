@@ -7,10 +7,11 @@ import os
 import select
 import time
 from collections.abc import Callable
+from typing import Protocol
 
-from ebpfaudit.episodes import Episode
-from ebpfaudit.events import Event, Lost
-from ebpfaudit.kernel.decode import Decoder
+from ebpfaudit.episodes import Recorder
+from ebpfaudit.events import Event, Fork, Lost
+from ebpfaudit.kernel.decode import Batch, Decoder
 from ebpfaudit.kernel.loader import Probes
 from ebpfaudit.kernel.ring import NAP_MS, Ring
 from ebpfaudit.kernel.tables import Tables
@@ -19,30 +20,44 @@ WINDOW_BYTES = 256 << 10
 """How much is taken at once: bounds how long an offence waits behind a crowd of innocents. More than the longest
 record (an exec with 64 KiB of arguments), or that one could never be read."""
 
+PEEK_BYTES = 4 << 20
+"""How far a kill looks ahead for forks; beyond, it asks /proc."""
+
 _LOOK_EVERY_NS = 100_000_000
 """How often losses are looked up and trails reminded of the time."""
+
+
+class Audience(Protocol):
+    """Takes the events of one episode number: an `Episode`, or somebody who merely watches."""
+
+    number: int
+    received: int
+    lost: int
+    recorder: Recorder | None
+
+    def judge(self, events: list[Event]) -> None: ...
 
 
 class Pipeline:
     """Takes what the probes hand over to the episodes it belongs to."""
 
-    def __init__(self, probes: Probes, tables: Tables, *, untagged: Callable[[list[Event]], None] | None = None) -> None:
+    def __init__(self, probes: Probes, tables: Tables) -> None:
         self.decoder = Decoder()
         self._ring = Ring(probes.maps["events"], probes.maps["reader"], probes.ring_bytes)
         self._tables = tables
-        self._untagged = untagged
-        self._episodes: dict[int, Episode] = {}
+        self._episodes: dict[int, Audience] = {}
         self._periodic: list[Callable[[int], None]] = []
         self._watched: list[int] = []
         self._awake = select.poll()
         """Everything that ends a nap, except the ring itself."""
         self._asleep = select.poll()
         self._asleep.register(probes.maps["events"], select.POLLIN)
+        self._judging: Batch = {}
         self._busy = False
         self._next_look_ns = 0
 
-    def add(self, episode: Episode) -> None:
-        """From now on, events with the episode's number are its own."""
+    def add(self, episode: Audience) -> None:
+        """From now on, events with the episode's number are its own. Number 0 is everything untagged."""
         self._episodes[episode.number] = episode
 
     def remove(self, number: int) -> None:
@@ -94,6 +109,14 @@ class Pipeline:
         for action in self._periodic:
             action(now_ns)
 
+    def pending_forks(self, number: int) -> list[Fork]:
+        """Forks of an episode that have left the kernel and not been judged yet, in order: who must die with
+        a tree is known exactly, however far behind we are."""
+        forks = [event for event in self._judging.get(number, ()) if isinstance(event, Fork)]
+        begin, end = self._ring.window(PEEK_BYTES)
+        batch, _ = Decoder().decode(self._ring.data, self._ring.words, begin, end)
+        return forks + [event for event in batch.get(number, ()) if isinstance(event, Fork)]
+
     def close(self) -> None:
         self._ring.close()
 
@@ -102,13 +125,12 @@ class Pipeline:
         begin, end = self._ring.window(WINDOW_BYTES)
         if begin == end:
             return 0
-        batch, size = self.decoder.decode(self._ring.data, begin, end)
+        batch, size = self.decoder.decode(self._ring.data, self._ring.words, begin, end)
         self._ring.release(size)
+        self._judging = batch
         for number, events in batch.items():
             episode = self._episodes.get(number)
             if episode is not None:
                 episode.received += len(events)
                 episode.judge(events)
-            elif self._untagged is not None:
-                self._untagged(events)
         return size

@@ -12,15 +12,16 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Literal
 
 from msgspec import Struct
 
 from ebpfaudit.enforce.cgroup import EpisodeCgroup, cgroup2_mount
 from ebpfaudit.enforce.enforcer import Enforcer
-from ebpfaudit.episodes import Episode, Item
+from ebpfaudit.episodes import Episode, Item, Recorder
 from ebpfaudit.errors import EXIT_POLICY_KILL
-from ebpfaudit.events import EpisodeEnd, EpisodeStart, Event
-from ebpfaudit.kernel import bpf
+from ebpfaudit.events import EpisodeEnd, EpisodeStart, Event, Fork, Step
+from ebpfaudit.kernel import bpf, coverage, support
 from ebpfaudit.kernel.compile import Compiler
 from ebpfaudit.kernel.gpu import GpuTables
 from ebpfaudit.kernel.loader import Probes, load
@@ -30,7 +31,6 @@ from ebpfaudit.launch import Launcher, User
 from ebpfaudit.pipeline import Pipeline
 from ebpfaudit.profiles.load import Profile
 from ebpfaudit.registry import Registration, take
-from ebpfaudit.trail.writer import TrailWriter
 from ebpfaudit.verdicts import Verdict
 
 NUMBER = 1
@@ -68,6 +68,11 @@ class Outcome(Struct):
     untagged_children: int
     damaged: int
 
+    @property
+    def complete(self) -> bool:
+        """Every record that a probe made was received and read, and no process went without its tag."""
+        return self.emitted == self.received and not (self.lost or self.untagged_children or self.damaged)
+
 
 class Session:
     """Builds the stage (`open`), plays the episode (`play`), and leaves nothing (`close`)."""
@@ -79,7 +84,7 @@ class Session:
         self._stack = ExitStack()
         self._killed_root = False
         self._signals: list[int] = []
-        self.writer: TrailWriter | None = None
+        self.writer: Recorder | None = None
 
     def open(self) -> Probes:
         """Reserve the episode's ID, make its cgroup, load and attach. Raises EbpfAuditError; then call `close`."""
@@ -91,6 +96,7 @@ class Session:
         self.probes = load(self._compiler, self._mount, ring_bytes=plan.ring_bytes)
         stack.callback(self.probes.close)
         self._compiler.stop()
+        self._support = support.probe()
         self._tables = Tables(self.probes)
         self._tables.write_sections(NUMBER, plan.profile)
         self._gpu = GpuTables(self.probes, plan.gpu_devices)
@@ -102,7 +108,15 @@ class Session:
             self._tables.tag_cgroup(NUMBER, self._cgroup.id)
         return self.probes
 
-    def play(self, writer: TrailWriter | None) -> Outcome:
+    def coverage(self) -> list[str]:
+        """What is covered on this kernel, promise by promise."""
+        return coverage.coverage(self._support)
+
+    def gaps(self) -> list[str]:
+        """What is not."""
+        return [*coverage.gaps(self._support), *(f"{hook}: {why}" for hook, why in self.probes.missing.items())]
+
+    def play(self, writer: Recorder | None) -> Outcome:
         """Launch the command, audit it to its end, end whatever it left behind."""
         plan = self._plan
         self.writer = writer
@@ -123,16 +137,9 @@ class Session:
         episode = self._episode = Episode(
             NUMBER, plan.episode, plan.profile, recorder=writer, listener=self._observe,
         )
-        episode.executioner = Enforcer(
-            self._cgroup,
-            episode.evaluator.processes,
-            lambda: self._tables.tagged_pids(NUMBER),
-            mode="on" if plan.enforce else "off",
-            root=launcher.pid,
-            reap=launcher.reap,
-        )
+        episode.executioner = self._enforcer("on" if plan.enforce else "off", pipeline.pending_forks)
         pipeline.add(episode)
-        pipeline.every_look(lambda now_ns: self._count_gpu(now_ns))
+        pipeline.every_look(lambda now_ns: self._gpu.count(episode, now_ns))
         self._publish(launcher.pid)
         episode.judge(
             [EpisodeStart(time.monotonic_ns(), plan.episode, plan.profile.name, launcher.pid, start, "launched", plan.step)]
@@ -162,6 +169,7 @@ class Session:
                 self._suspend(pipeline)
             if time.monotonic() > deadline:
                 self._kill_all(pipeline)
+                launcher.wait()
 
     def _end(self, pipeline: Pipeline, duration_s: float) -> Outcome:
         """Kill what the command left behind, take in the last events, and draw the balance."""
@@ -175,31 +183,33 @@ class Session:
         code = EXIT_POLICY_KILL if policy else status if status >= 0 else 128 - status
         self._episode.judge([EpisodeEnd(time.monotonic_ns(), reason, code)])
         counters = self._tables.counters(NUMBER)
+        received = self._episode.received + pipeline.decoder.silent.get(NUMBER, 0)
         return Outcome(
-            code, policy, duration_s, reason, counters.emitted, self._episode.received, counters.lost,
+            code, policy, duration_s, reason, counters.emitted, received, counters.lost,
             counters.untagged_children, pipeline.decoder.damaged,
         )  # fmt: skip
 
+    def _enforcer(self, mode: Literal["on", "off"], pending_forks: Callable[[int], list[Fork]]) -> Enforcer:
+        return Enforcer(
+            self._cgroup,
+            self._episode.evaluator.processes,
+            lambda: self._tables.tagged_pids(NUMBER),
+            mode=mode,
+            pending_forks=lambda: pending_forks(NUMBER),
+            reap=self._reap,
+        )
+
+    def _reap(self) -> None:
+        self._launcher.reap()
+
     def _kill_all(self, pipeline: Pipeline) -> None:
-        """End every process of the episode, inside its cgroup or out."""
+        """End every process of the episode, inside its cgroup or out. Nothing is left to fork, run or connect."""
         self._tables.set_episode(NUMBER, self._plan.profile, enforce=self._plan.enforce, doomed=True)
-        assert self._episode.executioner is not None
-        deadline = time.monotonic() + 5
-        while self._alive() and time.monotonic() < deadline:
-            self._enforcer.end_episode()
-            self._launcher.reap()
-            pipeline.turn(5)
-
-    def _alive(self) -> bool:
-        if self._cgroup is not None and self._cgroup.populated():
-            return True
-        return bool(self._tables.tagged_pids(NUMBER))
-
-    @property
-    def _enforcer(self) -> Enforcer:
-        executioner = self._episode.executioner
-        assert isinstance(executioner, Enforcer)
-        return executioner
+        everything = Verdict(self._episode.evaluator.events, "kill", "episode-end", "", "", scope="episode")
+        self._enforcer("on", pipeline.pending_forks).carry_out(
+            everything, Step(time.monotonic_ns(), ""), time.monotonic_ns()
+        )
+        self._launcher.reap()
 
     def _suspend(self, pipeline: Pipeline) -> None:
         """Ctrl-Z. We stop with the command, so nothing of the episode may run meanwhile."""
@@ -222,9 +232,6 @@ class Session:
             else:
                 event = item  # type: ignore[assignment]
         self._listener(episode, items)
-
-    def _count_gpu(self, now_ns: int) -> None:
-        self._gpu.count(self._episode, now_ns)
 
     def _catch_signals(self, pipeline: Pipeline) -> None:
         """Handlers only note the number; the loop wakes up and deals with it."""

@@ -345,12 +345,11 @@ int on_tcp_state(struct bpf_raw_tracepoint_args *ctx)
 	return 0;
 }
 
-/* A connect that failed before TCP began (no route, no address, no such path) has no state change to show.
- * EPERM is left out: it is our own denial, or another program's, and the attempt said so. */
+/* A connect that failed before TCP began (no route, no address, no such path, refused by another program) has no
+ * state change to show. */
 int on_connect_exit(struct syscall_exit *ctx)
 {
-	if (ctx->result >= 0 || ctx->result == -115 /* EINPROGRESS */ || ctx->result == -1 /* EPERM */ ||
-	    ctx->result == -114 /* EALREADY */ || ctx->result == -106 /* EISCONN */)
+	if (ctx->result >= 0 || ctx->result == -115 /* EINPROGRESS */ || ctx->result == -114 /* EALREADY */ || ctx->result == -106 /* EISCONN */)
 		return 0;
 	u32 tgid = current_tgid();
 	struct tag *tag = tags.lookup(&tgid);

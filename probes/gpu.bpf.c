@@ -90,8 +90,8 @@ struct gpu_policy_key {
 BPF_HASH(gpu_policy, struct gpu_policy_key, u32, GPU_POLICY_MAX);
 
 struct gpu_count_key {
-	u64 start_ns; /* with tgid: the process; a pid may be used again before its counts were read */
 	u32 tgid;
+	u32 start_ms; /* start_ns >> 20: a pid may be used again before its counts were read */
 	u16 device;
 	u16 kind;
 };
@@ -145,7 +145,7 @@ static __always_inline u32 gpu_action(u32 episode, u32 device)
 static __always_inline int count_call(u32 tgid, u64 start_ns, u32 episode, struct gpu_call *call, int preemptible)
 {
 	struct gpu_count_key key = {
-		.start_ns = start_ns, .tgid = tgid, .device = call->device, .kind = call->kind};
+		.tgid = tgid, .start_ms = start_ns >> 20, .device = call->device, .kind = call->kind};
 	struct gpu_count *count = gpu_counts.lookup(&key);
 	if (!count) {
 		struct gpu_count one = {.calls = 1, .bytes = call->bytes};
@@ -307,8 +307,8 @@ static __always_inline void decode_call(struct gpu_call *call, struct gpu_device
 /* ---- the hooks */
 
 /* Loads that the verifier checks against the kernel's own types: a tenth of the price of a helper call. */
-#define LOAD(destination, base, offset) \
-	asm volatile("%0 = *(u64 *)(%1 + %2)" : "=r"(destination) : "r"(base), "i"(offset))
+#define LOAD(width, destination, base, offset) \
+	asm volatile("%0 = *(" #width " *)(%1 + %2)" : "=r"(destination) : "r"(base), "i"(offset))
 
 #if defined(__TARGET_ARCH_arm64) /* x0 is the result by now; struct pt_regs keeps it in orig_x0 */
 #define ARGUMENT_0 272
@@ -323,28 +323,53 @@ static __always_inline void decode_call(struct gpu_call *call, struct gpu_device
 #define FILE_TYPE 0170000
 #define CHARACTER_DEVICE 0020000
 
-/* The GPU behind descriptor `fd` of the current task; NULL if it is something else. */
-static __always_inline struct gpu_device *gpu_behind(struct task_struct *task, u32 fd)
-{
-	u64 files, table, descriptors, limit, file = 0, inode = 0;
-	/* From i_mode to i_rdev in one read. */
-	u32 words[(OFF_inode_i_rdev - OFF_inode_i_mode) / 4 + 1];
+#define ENTRY(n) \
+	case n: \
+		LOAD(u64, file, files, OFF_files_struct_fd_array + 8 * (n)); \
+		break;
+#define ENTRIES(n) ENTRY(n) ENTRY(n + 1) ENTRY(n + 2) ENTRY(n + 3) ENTRY(n + 4) ENTRY(n + 5) ENTRY(n + 6) ENTRY(n + 7)
 
-	LOAD(files, task, OFF_task_struct_files);
+/* Device number behind descriptor `fd` of the current task if it is a character device, else 0. */
+static __always_inline u32 character_device_behind(struct task_struct *task, u32 fd)
+{
+	u64 files, table, limit, file = 0, inode = 0, mode, number;
+
+	LOAD(u64, files, task, OFF_task_struct_files);
 	if (!files)
-		return NULL;
-	LOAD(table, files, OFF_files_struct_fdt);
+		return 0;
+	LOAD(u64, table, files, OFF_files_struct_fdt);
 	if (!table)
-		return NULL;
-	LOAD(descriptors, table, OFF_fdtable_fd);
-	asm volatile("%0 = *(u32 *)(%1 + %2)" : "=r"(limit) : "r"(table), "i"(OFF_fdtable_max_fds));
-	if (fd >= limit)
-		return NULL;
-	READ(file, descriptors, (u64)fd * 8);
-	READ(inode, file, OFF_file_f_inode);
-	if (READ(words, inode, OFF_inode_i_mode) || (words[0] & FILE_TYPE) != CHARACTER_DEVICE)
-		return NULL; /* block devices have numbers of their own */
-	return gpu_device_of(words[sizeof(words) / 4 - 1]);
+		return 0;
+	if (table == files + OFF_files_struct_fdtab) {
+		/* Never more than 64 descriptors: they are in the structure itself, and by constant offsets the
+		 * verifier knows what they are. Saves three helper calls, 40 of 125 ns. */
+		switch (fd) {
+			ENTRIES(0) ENTRIES(8) ENTRIES(16) ENTRIES(24) ENTRIES(32) ENTRIES(40) ENTRIES(48) ENTRIES(56)
+		default:
+			return 0;
+		}
+		if (!file)
+			return 0;
+		LOAD(u64, inode, file, OFF_file_f_inode);
+		if (!inode)
+			return 0;
+		LOAD(u16, mode, inode, OFF_inode_i_mode);
+		LOAD(u32, number, inode, OFF_inode_i_rdev);
+	} else {
+		u64 descriptors;
+		u32 words[(OFF_inode_i_rdev - OFF_inode_i_mode) / 4 + 1]; /* from i_mode to i_rdev */
+		LOAD(u32, limit, table, OFF_fdtable_max_fds);
+		if (fd >= limit)
+			return 0;
+		LOAD(u64, descriptors, table, OFF_fdtable_fd);
+		READ(file, descriptors, (u64)fd * 8);
+		READ(inode, file, OFF_file_f_inode);
+		if (READ(words, inode, OFF_inode_i_mode))
+			return 0;
+		mode = words[0];
+		number = words[sizeof(words) / 4 - 1];
+	}
+	return (mode & FILE_TYPE) == CHARACTER_DEVICE ? number : 0;
 }
 
 /* An ioctl cannot be refused after the fact: on a device that is denied, making or using a context (by a
@@ -377,12 +402,12 @@ int on_ioctl_exit(struct syscall_exit *ctx)
 
 	struct task_struct *task = bpf_get_current_task_btf();
 	u64 registers = bpf_task_pt_regs(task), fd, command, argument;
-	LOAD(fd, registers, ARGUMENT_0);
-	struct gpu_device *device = gpu_behind(task, fd);
+	LOAD(u64, fd, registers, ARGUMENT_0);
+	struct gpu_device *device = gpu_device_of(character_device_behind(task, fd));
 	if (!device)
 		return 0;
-	LOAD(command, registers, ARGUMENT_1);
-	LOAD(argument, registers, ARGUMENT_2);
+	LOAD(u64, command, registers, ARGUMENT_1);
+	LOAD(u64, argument, registers, ARGUMENT_2);
 
 	struct gpu_call call = {};
 	decode_call(&call, device, command, argument);

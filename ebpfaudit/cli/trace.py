@@ -3,39 +3,26 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ebpfaudit.errors import UsageError
 
 if TYPE_CHECKING:
-    from ebpfaudit.output.describe import Item
     from ebpfaudit.output.live import Live
-
-Take = Callable[[str, Iterable["Item"]], None]
-"""Is told the ID of an episode ("" for what belongs to none), and a batch of its items."""
+    from ebpfaudit.watch import Watch
 
 _WAIT_MS = 100
 _UNITS_S = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
-
-
-class Source(Protocol):
-    """What `pipeline.watch` gives, while it is entered: the host's stream, handed to `take` as it comes."""
-
-    def turn(self, timeout_ms: int) -> int:
-        """Wait for events, at most that long, and hand over what came. Returns how many records it was."""
-
-    @property
-    def lost(self) -> int:
-        """Records lost so far, of any episode and of none."""
 
 
 def _duration(ctx: click.Context, param: click.Parameter, value: str | None) -> float:
@@ -90,9 +77,10 @@ def trace(
     episodes: tuple[str, ...], pids: tuple[int, ...], cgroup: str | None, kinds: tuple[str, ...],
     as_json: bool, duration: float, count: int | None, wide: bool, gpu_devices: tuple[str, ...],
 ) -> int:  # fmt: skip
-    """Show what is happening on this host, live: programs started, destinations, GPU use, verdicts.
+    """Show what is happening on this host, live: programs started, destinations, GPU use.
 
-    It only watches. Ctrl-C ends it and says on stderr how much was seen and lost.
+    It only watches: nothing is judged or stopped, and the audit of an episode is not disturbed.
+    Ctrl-C ends it, and says on stderr how much was seen and lost.
 
     \b
     ebpfaudit trace                                    the whole host
@@ -102,55 +90,34 @@ def trace(
     """
     from ebpfaudit.output.live import Live
     from ebpfaudit.output.selection import Selection
+    from ebpfaudit.watch import watch
 
     _check(pids, cgroup)
-    selection = Selection(kinds=kinds, episodes=episodes, pids=pids)
+    selection = Selection(kinds=kinds, episodes=episodes)
     sink, clock = _sink(as_json, wide, show_episode=len(episodes) != 1)
     live = Live(selection, sink, clock, count=count or 0)
     began, lost = time.monotonic(), 0
-    with _stopped_by_signals(), _open(live.take, episodes, cgroup, gpu_devices) as source:
-        if pids:
-            selection.follow(_descendants(pids))
+    with (
+        _stopped_by_signals(),
+        watch(live.take, episodes=episodes, pids=pids, cgroup=cgroup, gpu_devices=gpu_devices) as source,
+    ):
+        _say("watching; Ctrl-C ends it")
         try:
             _show(live, source, began + duration if duration else float("inf"))
         except KeyboardInterrupt:
             live.flush()
+        except BrokenPipeError:  # `| head` has what it wanted; click would make an error of it
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         lost = source.lost
     took = time.monotonic() - began
     _say(f"{live.shown:,} of {live.seen:,} events shown, {lost:,} lost, {took:.1f} s")
     return 0
 
 
-def _show(live: Live, source: Source, until: float) -> None:
-    while not live.done and time.monotonic() < until:
-        source.turn(_WAIT_MS)
+def _show(live: Live, source: Watch, until: float) -> None:
+    while not live.done and (left_s := until - time.monotonic()) > 0:
+        source.turn(min(_WAIT_MS, int(left_s * 1000) + 1) if left_s < 1 else _WAIT_MS)
         live.flush()
-
-
-def _open(
-    take: Take, episodes: tuple[str, ...], cgroup: str | None, gpu_devices: tuple[str, ...]
-) -> AbstractContextManager[Source]:
-    from ebpfaudit import pipeline
-
-    return pipeline.watch(take, episodes=episodes, cgroup=cgroup, gpu_devices=gpu_devices)
-
-
-def _descendants(pids: tuple[int, ...]) -> set[int]:
-    """The processes below `pids` at this moment, by /proc."""
-    children: dict[int, list[int]] = {}
-    for status in Path("/proc").glob("[0-9]*/stat"):
-        try:  # "pid (comm, which may hold anything) state ppid ..."
-            ppid = int(status.read_text(errors="replace").rpartition(")")[2].split()[1])
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        children.setdefault(ppid, []).append(int(status.parent.name))
-    found: set[int] = set()
-    todo = list(pids)
-    while todo:
-        below = children.get(todo.pop(), [])
-        found.update(below)
-        todo += below
-    return found
 
 
 def _check(pids: tuple[int, ...], cgroup: str | None) -> None:
@@ -172,9 +139,8 @@ def _sink(as_json: bool, wide: bool, show_episode: bool) -> Any:
     from ebpfaudit.output.console import Console
 
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(
-            errors="backslashreplace"
-        )  # a locale without our characters is no reason to stop
+        # A locale that lacks a character is no reason to stop.
+        sys.stdout.reconfigure(errors="backslashreplace")
     console = Console(sys.stdout, clock, wide=wide, show_episode=show_episode)
     console.heading()
     signal.signal(signal.SIGWINCH, lambda *_: console.resize())

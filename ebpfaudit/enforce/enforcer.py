@@ -128,6 +128,8 @@ class Enforcer:
             )
         if process is not None and scope == "tree" and not ending.survivors:
             self._gone.add(process.tree.key)
+        if not ending.found:
+            return scope, "already-exited", ending
         return scope, "partial" if ending.survivors else "killed", ending
 
     def _hold(self, target: Target, process: Process | None) -> Ending:
@@ -186,13 +188,14 @@ class Enforcer:
 @contextlib.contextmanager
 def _urgency() -> Iterator[None]:
     """Let no process of the host have our CPU while we kill. A fork bomb otherwise delays its own end."""
-    try:
-        policy, parameters = os.sched_getscheduler(0), os.sched_getparam(0)
-        os.sched_setscheduler(0, os.SCHED_FIFO | os.SCHED_RESET_ON_FORK, os.sched_param(1))
-    except OSError:  # not permitted here (RLIMIT_RTPRIO, a v1 cpu cgroup without real-time share)
-        yield
-        return
+    policy, parameters = os.sched_getscheduler(0), os.sched_getparam(0)
+    urgent = parameters.sched_priority > 0  # real-time already
+    if not urgent:
+        # Refused without privilege, and in a v1 cpu cgroup that has no real-time share.
+        with contextlib.suppress(PermissionError):
+            os.sched_setscheduler(0, os.SCHED_FIFO | os.SCHED_RESET_ON_FORK, os.sched_param(1))
     try:
         yield
     finally:
-        os.sched_setscheduler(0, policy, parameters)
+        if not urgent:
+            os.sched_setscheduler(0, policy, parameters)

@@ -14,7 +14,7 @@ class Target(Protocol):
     """What is to be killed or frozen."""
 
     def members(self, candidates: Iterable[int]) -> dict[int, int]:
-        """The live ones of these pids that belong to it, as `pid: start`, by what /proc says at this moment."""
+        """The live ones of these pids that belong to it, as `pid: start`, by what /proc says now."""
 
     def known(self) -> Iterable[Process]:
         """Those that the process table knows of."""

@@ -15,6 +15,10 @@ from ebpfaudit.process import ProcessTable
 
 _INTRUSION = "this process was moved into the episode's cgroup, so its members were killed one by one"
 
+_KILL_REACH_S = 0.25
+"""How long cgroup.kill may take before those left are killed by pidfd. It does not reach a process whose
+leader thread has exited and that was moved afterwards (measured on 6.18): the tags, and `inside`, do."""
+
 
 @dataclass(slots=True)
 class Ending:
@@ -89,7 +93,9 @@ class Means:
                 pass
         finally:
             self._thaw()
-        ending.survivors = () if ending.gone_ns else self._survivors(target)
+        if not ending.gone_ns:
+            ending.survivors = tuple(sorted(target.members(self.inside() | self.outside())))
+            ending.gone_ns = 0 if ending.survivors else time.monotonic_ns()
         return ending
 
     def _can_kill_at_once(self, target: Target) -> bool:
@@ -98,9 +104,6 @@ class Means:
     def _thaw(self) -> None:
         if self._cgroup and not self._held:
             self._cgroup.thaw()
-
-    def _survivors(self, target: Target) -> tuple[int, ...]:
-        return tuple(sorted(target.members(self.inside() | self.outside())))
 
     def _round(self, target: Target, at_once: bool, frozen: bool, deadline: float, ending: Ending) -> bool:
         """Kill who is inside, then who is outside; True when a look at both found nobody."""
@@ -131,10 +134,12 @@ class Means:
             return True
         self._cgroup.kill_all()
         ending.add(pids, "cgroup.kill", time.monotonic_ns())
-        return self._cgroup.wait_empty(deadline - time.monotonic(), self._reap)
+        if not self._cgroup.wait_empty(min(_KILL_REACH_S, deadline - time.monotonic()), self._reap):
+            kill_and_wait(_members_of_all(self._processes, self.inside()), deadline, self._reap)
+        return not self.inside()
 
     def _kill_each(self, target: Target, frozen: bool, deadline: float, ending: Ending) -> bool:
-        """By pidfd, until nobody inside belongs. Exact where nobody can fork: frozen, or one process alone."""
+        """By pidfd, until nobody inside belongs. Exact where nobody can fork: frozen, or one process."""
         bystanders: set[int] = set()
         while not (pids := self.inside()) <= bystanders:
             members = target.members(pids)
@@ -156,18 +161,22 @@ class Means:
         leaf = self._cgroup.split(members)
         while time.monotonic() < deadline:
             left_behind = target.members(self.inside()).keys() - leaf.procs()
-            if not left_behind:
+            if left_behind <= members:  # nobody, or who cannot be listed elsewhere: see EpisodeCgroup.procs
                 break
+            members |= left_behind
             for pid in left_behind:
                 leaf.add(pid)
-        pids = leaf.procs()
+        pids = members | leaf.procs()
         if leaf.can_kill:
             leaf.kill()
             ending.add(pids, "cgroup.kill", time.monotonic_ns())
-            leaf.wait_empty(deadline - time.monotonic(), self._reap)
+            leaf.wait_empty(min(_KILL_REACH_S, deadline - time.monotonic()), self._reap)
         else:
-            found, killed_ns = sweep(lambda: _all_of(self._processes, leaf.procs()), deadline, self._reap)
+            found, killed_ns = sweep(
+                lambda: _members_of_all(self._processes, leaf.procs()), deadline, self._reap
+            )
             ending.add(set(found), "pidfd", killed_ns)
+        kill_and_wait(target.members(self.inside()), deadline, self._reap)
         self._cgroup.discard(leaf)
         return not target.members(self.inside())
 
@@ -207,5 +216,5 @@ class Means:
             self._thaw()
 
 
-def _all_of(processes: ProcessTable, pids: set[int]) -> dict[int, int]:
+def _members_of_all(processes: ProcessTable, pids: set[int]) -> dict[int, int]:
     return Everything(processes).members(pids)

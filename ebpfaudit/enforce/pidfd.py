@@ -86,7 +86,7 @@ def send(pid: int, start: int, signum: int) -> bool:
 
 
 def kill_and_wait(members: dict[int, int], deadline: float, reap: Callable[[], None]) -> int:
-    """SIGKILL every `pid: start` and wait for their ends; returns when the last signal was sent (monotonic ns).
+    """SIGKILL every `pid: start`, wait for their ends; returns when the last signal was sent (monotonic ns).
 
     Who outlives the deadline is simply left: the caller looks again, which is its verification.
     """

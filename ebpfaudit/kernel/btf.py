@@ -24,6 +24,7 @@ OFFSETS = (
     "inode.i_mode", "inode.__i_nlink", "super_block.s_dev", "dentry.d_parent", "dentry.d_name.name", "vfsmount.mnt_root",
     "mount.mnt", "mount.mnt_parent", "mount.mnt_mountpoint", "fs_struct.pwd.mnt", "fs_struct.pwd.dentry",
     "linux_binprm.filename", "linux_binprm.interp", "files_struct.fdt", "fdtable.max_fds", "fdtable.fd",
+    "files_struct.fdtab", "files_struct.fd_array",
     "sock.sk_err", "sock.sk_protocol", "sock_common.skc_family", "sock_common.skc_daddr", "sock_common.skc_dport",
     "sock_common.skc_v6_daddr",
 )  # fmt: skip

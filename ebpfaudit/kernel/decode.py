@@ -33,6 +33,8 @@ _RESULTS = {
     errno.ECONNRESET: "reset",
     errno.EPIPE: "reset",
     errno.ECANCELED: "aborted",
+    errno.EPERM: "denied",
+    errno.EACCES: "denied",
 }
 
 _fork = layout.FORK_RECORD.layout.unpack_from
@@ -72,8 +74,6 @@ class Decoder:
         self._attempts: dict[bytes, Attempt] = {}
         self._threads: dict[int, Attempt] = {}
         """By thread, its last attempt: what a failure that names no address was about."""
-        self._data: memoryview | None = None
-        self._words = memoryview(b"")
         self._by_kind: dict[int, Decode] = {
             layout.FORK: self._decode_fork,
             layout.EXEC: self._decode_exec,
@@ -88,14 +88,13 @@ class Decoder:
         """Let another module read the records of one kind (see `gpu`)."""
         self._by_kind[kind] = decode
 
-    def decode(self, data: memoryview, begin: int, end: int) -> tuple[Batch, int]:
-        """Read the finished records between two offsets of a ring buffer's `data`.
+    def decode(self, data: memoryview, words: memoryview, begin: int, end: int) -> tuple[Batch, int]:
+        """Read the finished records between two offsets of a ring buffer's `data`, of which `words` is a view.
 
         Returns the events, and how many bytes were read: it stops at a record that is still being written, or
         that `end` cuts. Records that gave no event are counted in `silent`, by episode.
         """
         batch: Batch = {}
-        words = self._words_of(data)
         by_kind = self._by_kind
         position = begin
         while position < end:
@@ -129,11 +128,6 @@ class Decoder:
             else:
                 batch[number] = [event]
         return batch, position - begin
-
-    def _words_of(self, data: memoryview) -> memoryview:
-        if data is not self._data:
-            self._data, self._words = data, data.cast("I")
-        return self._words
 
     def _decode_connect_run(self, data: memoryview, begin: int, end: int, batch: Batch) -> int:
         """Read connect attempts, by far the most frequent record, for as long as they follow one another.
@@ -220,8 +214,8 @@ class Decoder:
             name = _PROTOCOLS.get(protocol) or str(protocol)
         else:
             aim = self._threads.pop(thread, None)
-            if aim is None:
-                return None
+            if aim is None or aim[8]:
+                return None  # answered already, or denied by ourselves, as the attempt said
             _, _, _, _, family, name, dst, port, _, _ = aim
         result = _RESULTS.get(error) or errno.errorcode.get(error, str(error))
         return number, Connect(

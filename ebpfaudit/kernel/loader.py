@@ -18,7 +18,7 @@ from ebpfaudit.kernel.plan import EVERYWHERE, UNIX_HOOKS, Hook
 
 MAPS = (
     "events", "reader", "tags", "cgroup_tags", "episodes", "counters", "exec_deny", "network", "unix_network",
-    "pending_connects", "gpu_devices", "gpu_commands", "gpu_policy", "gpu_counts",
+    "pending_connects",
 )  # fmt: skip
 
 EPISODES_MAX = 1024

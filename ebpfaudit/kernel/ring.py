@@ -29,7 +29,9 @@ class Ring:
         view = memoryview(self._producer_map)
         self._producer = view[:_PAGE].cast("Q")
         self.data = view[_PAGE:]
-        """Where `records` finds them: offsets index this."""
+        """All of the buffer, twice in a row: the offsets of a `window` index this."""
+        self.words = self.data.cast("I")
+        """The same as 32-bit words."""
 
     @property
     def pending_bytes(self) -> int:
@@ -61,7 +63,7 @@ class Ring:
         self._asleep[0] = 0
 
     def close(self) -> None:
-        for view in (self.data, self._producer, self._consumer, self._asleep):
+        for view in (self.words, self.data, self._producer, self._consumer, self._asleep):
             view.release()
         for mapping in (self._producer_map, self._consumer_map, self._reader_map):
             mapping.close()

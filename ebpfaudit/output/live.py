@@ -60,6 +60,6 @@ class Live:
             seq = self._seqs.get(episode, -1) + 1
             self._seqs[episode] = seq
             self._last[episode] = item
-        if self._selection.admits(episode, item, about):
+        if self._selection.admits(episode, item):
             self._sink.write(episode, seq, item, about)
             self.shown += 1

@@ -96,7 +96,7 @@ class Tally:
             case GpuCount():
                 use = self.gpu.setdefault(item.device, GpuUse())
                 use.calls += item.count
-                use.bytes += item.bytes
+                use.bytes += item.bytes if item.event == "alloc" else 0
             case Lost():
                 self.lost += item.count
             case Verdict():
@@ -216,11 +216,11 @@ def _connections(counts: dict[str, int]) -> str:
 
 
 def _gpu_use(device: str, use: GpuUse) -> str:
-    parts = [f"{use.opens:,} opened", f"{use.contexts:,} contexts", f"{use.calls:,} driver calls"]
+    parts = [f"opened {use.opens:,}", f"contexts {use.contexts:,}", f"driver calls {use.calls:,}"]
     if use.bytes:
-        parts.append(f"{byte_size(use.bytes)} allocated")
+        parts.append(f"allocated {byte_size(use.bytes)}")
     if use.denied:
-        parts.append(f"{use.denied:,} denied")
+        parts.append(f"denied {use.denied:,}")
     return f"{device}: {', '.join(parts)}"
 
 

@@ -1,12 +1,20 @@
-"""A rule's conditions, compiled: each is a function from a field's value to the profile's text that met it."""
+"""A rule's conditions, compiled: functions from a field's value to the profile's text that met it."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
-from ebpfaudit.profiles.addresses import NOT_PUBLIC, AddressError, Network, covers, parse_address, parse_networks
+from ebpfaudit.profiles.addresses import (
+    NOT_PUBLIC,
+    AddressError,
+    Network,
+    covers,
+    parse_address,
+    parse_networks,
+)
 from ebpfaudit.profiles.rules import size_over
 from ebpfaudit.profiles.schema import FIELDS, Values
 from ebpfaudit.text import show
@@ -17,6 +25,7 @@ Matcher = Callable[[Any], str | None]
 _WILD = re.compile(r"[*?\[]")
 
 
+@lru_cache(maxsize=512)
 def compile_matcher(kind: str, name: str, values: Values) -> Matcher:
     """The matcher of `values` for a field of an event kind. It never raises on what events hold."""
     field_type = FIELDS[kind][name]
@@ -32,24 +41,20 @@ def compile_matcher(kind: str, name: str, values: Values) -> Matcher:
     return lambda words: next((met for word in words if (met := match_text(word)) is not None), None)
 
 
-def glob_regex(pattern: str) -> str:
-    """A regular expression for the whole of a text; "*" also crosses "/".
+def glob_regex(pattern: str, any_char: str = ".") -> str:
+    """A regular expression for the whole of a text; "*" also crosses "/", unless `any_char` does not.
 
     What lies between two stars is matched where it first occurs and never reconsidered (an atomic
     group), so the time is linear in a text of which a hostile process may choose 32 KiB.
     """
-    pieces: list[str] = []
-    for index, part in enumerate(re.split(r"\*+", show(pattern.encode()))):
-        regex = _plain_regex(part)
-        pieces.append(regex if index == 0 else "\0" + regex)
-    *inner, last = "".join(pieces).split("\0")
-    if not inner:
-        return last
-    middle = "".join(f"(?>.*?{piece})" for piece in inner[1:] if piece)
-    return f"{inner[0]}{middle}.*{last}"
+    first, *rest = (_plain_regex(part, any_char) for part in re.split(r"\*+", show(pattern.encode())))
+    if not rest:
+        return first
+    *middle, last = rest
+    return first + "".join(f"(?>{any_char}*?{piece})" for piece in middle) + f"{any_char}*{last}"
 
 
-def _plain_regex(part: str) -> str:
+def _plain_regex(part: str, any_char: str) -> str:
     """A piece of a glob that has no star."""
     regex = ""
     position = 0
@@ -57,7 +62,7 @@ def _plain_regex(part: str) -> str:
         char = part[position]
         end = part.find("]", position + 2 + (part[position + 1 : position + 2] == "!"))
         if char == "?":
-            regex += "."
+            regex += any_char
         elif char == "[" and end > 0:
             negated = part[position + 1] == "!"
             members = part[position + 1 + negated : end]
@@ -76,13 +81,18 @@ def longest_literal(pattern: str) -> str:
     return max(re.split(r"[*?\[]", plain), key=len)
 
 
-def _match_text(patterns: tuple[str, ...]) -> Matcher:
+def match_paths(patterns: tuple[str, ...]) -> Matcher:
+    """For file globs as a shell reads them: "*" stays within a folder."""
+    return _match_text(patterns, "[^/]")
+
+
+def _match_text(patterns: tuple[str, ...], any_char: str = ".") -> Matcher:
     """Exact texts by a set, all globs by one expression."""
     literals = {show(pattern.encode()): pattern for pattern in patterns if not _WILD.search(pattern)}
     globs = [pattern for pattern in patterns if _WILD.search(pattern)]
     if not globs:
         return literals.get
-    merged = re.compile("|".join(f"({glob_regex(pattern)})" for pattern in globs), re.DOTALL)
+    merged = re.compile("|".join(f"({glob_regex(pattern, any_char)})" for pattern in globs), re.DOTALL)
     fullmatch = merged.fullmatch
 
     def match(text: str) -> str | None:
@@ -118,42 +128,44 @@ def _match_size(values: Values) -> Matcher:
 
 
 def _match_destination(values: Values) -> Matcher:
-    """For "unix:PATH" or an address. Sets and networks are looked up by prefix length."""
+    """For "unix:PATH" or an address as a number. Sets and networks are looked up by prefix length."""
     texts = [str(value) for value in values]
     match_unix = _match_text(tuple(text for text in texts if text.startswith("unix:")))
     lookups = [(_lookup(*parse_networks(text)), text) for text in texts if not text.startswith("unix:")]
+    # Several rules ask the same of one address in turn (`compile_matcher` gives them one matcher).
+    last: tuple[int | str, str | None] = ("", None)
 
-    def match(destination: str) -> str | None:
-        if destination.startswith("unix:"):
+    def match(destination: int | str) -> str | None:
+        nonlocal last
+        if isinstance(destination, str):
             return match_unix(destination)
-        try:
-            address = parse_address(destination)
-        except AddressError:
-            return None
-        return next((text for holds, text in lookups if holds(address)), None)
+        if last[0] != destination:
+            last = (destination, next((text for holds, text in lookups if holds(destination)), None))
+        return last[1]
 
     return match
 
 
 def _lookup(networks: tuple[Network, ...], holes: tuple[Network, ...]) -> Callable[[int], bool]:
     outside = _prefixes(holes)
-    if holes == NOT_PUBLIC:
-        inside = {0: {0}}
-    else:
-        inside = _prefixes(networks)
+    inside = [(128, {0})] if holes == NOT_PUBLIC else _prefixes(networks)
 
     def holds(address: int) -> bool:
-        return any(address >> (128 - bits) in firsts for bits, firsts in inside.items()) and not any(
-            address >> (128 - bits) in firsts for bits, firsts in outside.items()
-        )
+        for shift, firsts in outside:
+            if address >> shift in firsts:
+                return False
+        for shift, firsts in inside:
+            if address >> shift in firsts:
+                return True
+        return False
 
     return holds
 
 
-def _prefixes(networks: tuple[Network, ...]) -> dict[int, set[int]]:
-    """Prefixes by their length, without those that another covers."""
-    by_length: dict[int, set[int]] = {}
+def _prefixes(networks: tuple[Network, ...]) -> list[tuple[int, set[int]]]:
+    """Prefixes by the length of what follows them, without those that another covers."""
+    by_shift: dict[int, set[int]] = {}
     for first, bits in networks:
         if not any(covers(other, (first, bits)) for other in networks if other != (first, bits)):
-            by_length.setdefault(bits, set()).add(first >> (128 - bits))
-    return by_length
+            by_shift.setdefault(128 - bits, set()).add(first >> (128 - bits))
+    return list(by_shift.items())

@@ -41,7 +41,7 @@ class Windows:
         return sum(len(window.last_ns) for window in self._by_key.values())
 
     def exceeded(self, key: Hashable, ts_ns: int, value: Hashable) -> bool:
-        """Enter `value`. True if the window now holds more than `over`; then not again for a window's length."""
+        """Enter `value`. True if there are now more than `over`; then not again for a window's length."""
         window = self._by_key.pop(key, None)
         if window is None:
             window = _Window()
@@ -55,10 +55,8 @@ class Windows:
         last_ns.pop(value, None)
         last_ns[value] = ts_ns
         horizon = ts_ns - self._within_ns
-        for oldest in list(last_ns) if len(last_ns) > 1 else ():
-            if len(last_ns) <= self._over + 1 and last_ns[oldest] >= horizon:
-                break
-            del last_ns[oldest]
+        while len(last_ns) > self._over + 1 or last_ns[next(iter(last_ns))] < horizon:
+            del last_ns[next(iter(last_ns))]
         if len(last_ns) <= self._over:
             return False
         if window.fired_ns is not None and 0 <= ts_ns - window.fired_ns < self._within_ns:

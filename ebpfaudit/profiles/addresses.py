@@ -97,9 +97,7 @@ def _set(*texts: str, nat64: bool = False) -> tuple[Network, ...]:
 SETS: dict[str, tuple[Network, ...]] = {
     # Linux sends a connect to the unspecified address to the host itself (ip_route_connect, RFC 1122).
     "loopback": _set("127.0.0.0/8", "0.0.0.0", "::1", "::"),
-    "private": _set(
-        "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "fc00::/7", nat64=True
-    ),
+    "private": _set("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "fc00::/7", nat64=True),
     "link-local": _set("169.254.0.0/16", "fe80::/10", nat64=True),
     "metadata": _set(
         "169.254.169.254",  # AWS, Azure, GCP, OCI, OpenStack, DigitalOcean, Hetzner

@@ -208,7 +208,8 @@ def _complain_if_idle(
             and same_reach(entry, other)
         ):
             item.complain(
-                f"[network] {item.action} '{item.value}' says nothing that '{place.value}' does not", item.value
+                f"[network] {item.action} '{item.value}' says nothing that '{place.value}' does not",
+                item.value,
             )
 
 
@@ -227,16 +228,19 @@ def _build_gpu(draft: Draft) -> GpuPolicy | None:
                 item.value,
             )
     ordered = sorted(entries.values(), key=lambda item: SECTION_ACTIONS.index(_action(item.action)))
-    return GpuPolicy(_default(draft, "gpu"), tuple(GpuEntry(item.value, _action(item.action)) for item in ordered))
+    return GpuPolicy(
+        _default(draft, "gpu"), tuple(GpuEntry(item.value, _action(item.action)) for item in ordered)
+    )
 
 
 def _build_exec(draft: Draft) -> tuple[str, ...]:
     patterns = []
     for item in _items(draft, "exec"):
-        if item.value[:1] not in ("/", "*"):
+        if not item.value.startswith("/"):
+            name = item.value.rpartition("/")[2]
             item.complain(
-                f"[exec] deny: '{item.value}' is no full path and can never match; "
-                f"write '/usr/bin/{item.value}' or '*/{item.value}'",
+                f"[exec] deny: '{item.value}' is no full path: the kernel knows executables by their file; "
+                f"write '/usr/bin/{name}'",
                 item.value,
             )
         patterns.append(item.value)
@@ -268,9 +272,14 @@ def resolved_text(profile: Profile) -> str:
 
 def _rule_lines(rule: Rule) -> list[str]:
     count = rule.count
-    counted = {"distinct": count.distinct, "over": count.over, "within": count.within, "per": count.per} if count else {}
+    counted = (
+        {"distinct": count.distinct, "over": count.over, "within": count.within, "per": count.per}
+        if count
+        else {}
+    )
     values = {
-        "id": rule.id, "description": rule.description, "technique": rule.technique, "severity": rule.severity,
+        "id": rule.id, "description": rule.description, "technique": rule.technique,
+        "severity": rule.severity,
         "on": rule.on, "when": rule.when, "unless": rule.unless,
         "count": {key: value for key, value in counted.items() if value},
         "action": rule.action, "scope": rule.scope, "message": rule.message,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 from ebpfaudit.profiles.addresses import AddressError, parse_networks, parse_port
 from ebpfaudit.profiles.draft import Item, check_keys
@@ -16,7 +16,6 @@ from ebpfaudit.profiles.schema import (
     LATER_VALUES,
     PERS,
     RULE_ACTIONS,
-    RULE_KEYS,
     SCOPES,
     SEVERITIES,
     Count,
@@ -26,6 +25,7 @@ from ebpfaudit.profiles.schema import (
     Values,
 )
 from ebpfaudit.profiles.source import nearest
+from ebpfaudit.verdicts import Action, Scope
 
 _UNITS_NS = {"ms": 10**6, "s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9}
 _DURATION = re.compile(r"(\d+)(ms|s|m|h)")
@@ -50,7 +50,7 @@ def duration_ns(text: str) -> int:
     """Nanoseconds of "500ms", "10s", "5m" or "2h"; raises ValueError."""
     found = _DURATION.fullmatch(text)
     if found is None or not int(found[1]):
-        raise ValueError(f"'{text}' is not a duration: write \"500ms\", \"10s\", \"5m\" or \"2h\"")
+        raise ValueError(f'\'{text}\' is not a duration: write "500ms", "10s", "5m" or "2h"')
     return int(found[1]) * _UNITS_NS[found[2]]
 
 
@@ -109,9 +109,9 @@ class _RuleReader:
         if not self.sound or not action:
             return None
         return Rule(
-            table["id"], kind, action, when, unless, count, scope, severity, technique,
-            table.get("message", ""), table.get("description", ""),
-        )  # type: ignore[arg-type]  # fmt: skip
+            table["id"], kind, cast("Action", action), when, unless, count, cast("Scope", scope), severity,
+            technique, table.get("message", ""), table.get("description", ""),
+        )  # fmt: skip
 
     def _choice(self, key: str, choices: tuple[str, ...], default: str | None = None) -> str:
         value = self.table.get(key, default)
@@ -149,12 +149,9 @@ class _RuleReader:
         return conditions
 
     def _values(self, kind: str, key: str, name: str, value: Any) -> Values:
-        if FIELDS[kind][name] == "size":
-            values = [value]
-            if isinstance(value, dict) and list(value) == ["over"]:
-                values = [f"over {value['over']}"]
-        else:
-            values = value if isinstance(value, list) else [value]
+        if FIELDS[kind][name] == "size" and isinstance(value, dict) and list(value) == ["over"]:
+            value = f"over {value['over']}"
+        values = value if isinstance(value, list) else [value]
         known = len(self.item.source.problems)
         expanded = expand(self.item, values, self.lists, f"rule '{self.table['id']}'")
         self.sound = self.sound and len(self.item.source.problems) == known
@@ -171,7 +168,9 @@ class _RuleReader:
         if table is None:
             return None
         if not isinstance(table, dict):
-            self.complain('\'count\' is a table: count = { over = 20, within = "10s", per = "tree" }', "count")
+            self.complain(
+                '\'count\' is a table: count = { over = 20, within = "10s", per = "tree" }', "count"
+            )
             return None
         known = len(self.item.source.problems)
         check_keys(self.item.source, (*self.item.path, "count"), table, COUNT_KEYS)
@@ -180,13 +179,14 @@ class _RuleReader:
         distinct = table.get("distinct", "")
         if type(over) is not int or not 1 <= over <= 100_000:
             self.complain("count needs 'over', a number from 1 to 100000", "count")
-        elif distinct in when and all(_is_exact(value) for value in when[distinct]):
-            if len(when[distinct]) <= over:
-                self.complain(f"can never count over {over}: 'when' permits fewer of '{distinct}'", "count")
+        elif len(when.get(distinct, ())) <= over and all(map(_is_exact, when.get(distinct, ("*",)))):
+            self.complain(f"can never count over {over}: 'when' permits fewer of '{distinct}'", "count")
         if per not in PERS:
             self.complain(f"unknown per '{per}'{nearest(str(per), PERS)}", "count")
         if distinct and (distinct not in FIELDS[kind] or distinct == "bytes"):
-            self.complain(f"cannot count distinct '{distinct}'{nearest(str(distinct), FIELDS[kind])}", "count")
+            self.complain(
+                f"cannot count distinct '{distinct}'{nearest(str(distinct), FIELDS[kind])}", "count"
+            )
         try:
             within_ns = duration_ns(str(within))
         except ValueError as error:
@@ -207,7 +207,9 @@ class _RuleReader:
 
 
 def _is_exact(value: Value) -> bool:
-    return isinstance(value, int) or not re.search(r"[*?\[/-]|^(private|public|any|loopback|multicast|metadata)$", value)
+    return isinstance(value, int) or not re.search(
+        r"[*?\[/-]|^(private|public|any|loopback|multicast|metadata)$", value
+    )
 
 
 def _value_problem(kind: str, name: str, value: object, table: dict[str, Any]) -> str:
@@ -226,13 +228,23 @@ def _value_problem(kind: str, name: str, value: object, table: dict[str, Any]) -
     if field_type == "dst":
         return _destination_problem(value)
     if field_type == "choice" and value not in CHOICES[name]:
-        return f"'{name}' is never '{value}'{nearest(value, CHOICES[name]) or '; one of ' + ', '.join(CHOICES[name])}"
-    if field_type == "path" and value[0] not in "/*?[" and not value.startswith("memfd:") and "error" not in table["when"]:
+        hint = nearest(value, CHOICES[name]) or f"; one of {', '.join(CHOICES[name])}"
+        return f"'{name}' is never '{value}'{hint}"
+    if (
+        field_type == "path"
+        and value[0] not in "/*?["
+        and not value.startswith("memfd:")
+        and "error" not in table["when"]
+    ):
         return f"'{name}' is a full path and can never be '{value}'; write '*/{value}'"
     if name == "comm" and not re.search(r"[*?\[]", value) and len(value.encode()) > _COMM_BYTES:
         return f"'comm' holds {_COMM_BYTES} bytes and can never be '{value}'; use 'exe'"
     if name == "result" and kind == "connect" and not re.fullmatch(r"[A-Z0-9*?\[\]]+", value):
-        return "" if value in CONNECT_RESULTS else f"'result' is never '{value}'{nearest(value, CONNECT_RESULTS)}"
+        return (
+            ""
+            if value in CONNECT_RESULTS
+            else f"'result' is never '{value}'{nearest(value, CONNECT_RESULTS)}"
+        )
     return ""
 
 
@@ -268,6 +280,3 @@ def _destination_problem(value: str) -> str:
     except AddressError as error:
         return f"{error}{'; ports belong in the field port' if ':' in value else ''}"
     return ""
-
-
-__all__ = ["RULE_KEYS", "build_rule", "duration_ns", "expand", "size_over"]

@@ -75,7 +75,7 @@ def renamed_tunnel(plan: Plan) -> list[str]:
     config.write_text(
         f"Host build-cache\n  HostName {places.OUTSIDE}\n  Port {places.SSH_PORT}\n  User {places.ACCOUNT}\n"
         f"  IdentityFile {plan.ssh_key}\n  StrictHostKeyChecking no\n  SessionType none\n"
-        f"  UserKnownHostsFile {plan.workspace / 'known_hosts'}\n"
+        f"  ConnectionAttempts 5\n  UserKnownHostsFile {plan.workspace / 'known_hosts'}\n"
         f"  RemoteForward {places.RENAMED_PORT} {places.WORKSPACE}:{places.WORKSPACE_PORT}\n"
     )
     return [str(program), "-F", str(config), "build-cache"]

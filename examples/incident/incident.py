@@ -38,7 +38,10 @@ def main() -> int:
     arguments.out.mkdir(parents=True, exist_ok=True)
     try:
         with Stage() as stage:
-            stage.build()
+            try:
+                stage.build()
+            except (OSError, subprocess.CalledProcessError) as error:
+                sys.exit(f"incident: the stage cannot be built here: {error}")
             if arguments.unguarded:
                 return run_unguarded(stage, arguments.out)
             return run_audited(stage, arguments.out, arguments.profile)
@@ -51,7 +54,7 @@ def run_unguarded(stage: Stage, out: Path) -> int:
     acts = story.read_acts(stage.folder / "report.jsonl", None, stage.seen_outside())
     print("\nThe same acts with nobody watching\n")
     for act in acts:
-        print(story.tell(act))
+        print(story.tell(act, audited=False))
     story.save(acts, out / f"incident-{os.getpid()}.json")
     worked = status == 0 and len(acts) == story.ACT_COUNT and all(act.succeeded for act in acts)
     print(f"\n{'Every act succeeded.' if worked else 'An act failed on its own: the stage proves nothing.'}")
@@ -63,7 +66,8 @@ def run_audited(stage: Stage, out: Path, profile: str) -> int:
     trail = out / f"{episode}.jsonl.zst"
     audited = [
         str(EBPFAUDIT), "run", "--profile", profile, "--episode", episode, "--trail", str(trail),
-        "--result", str(out / f"{episode}.result.json"), "--gpu-device", f"{stage.gpu}=nvidia-uvm", "--",
+        "--result", str(out / f"{episode}.result.json"), "--user", "root",
+        "--gpu-device", f"{stage.gpu}=nvidia-uvm", "--",
     ]  # fmt: skip
     # The auditor too is started in the agent's namespace, so that the agent itself is the episode's root.
     command = stage.inside(stage.agent, [*audited, *agent_command(stage)])
@@ -74,7 +78,7 @@ def run_audited(stage: Stage, out: Path, profile: str) -> int:
     acts = story.read_acts(stage.folder / "report.jsonl", trail, stage.seen_outside())
     print(f"\nWhat became of each act under the profile {profile}\n")
     for act in acts:
-        print(story.tell(act))
+        print(story.tell(act, audited=True))
     story.save(acts, out / f"{episode}.json")
     checks = [
         (len(acts) == story.ACT_COUNT, "the agent came to the end of its acts"),

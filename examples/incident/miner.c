@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #define UVM_REGISTER_GPU_VASPACE 25 /* the first call of a CUDA context; names the GPU by its UUID */
+#define ATTEMPTS 5
 
 struct uvm_register_gpu_vaspace {
 	uint8_t gpu_uuid[16];
@@ -40,14 +41,18 @@ static void take_gpu(const char *device)
 static int dial(const char *pool, const char *port)
 {
 	struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons(atoi(port))};
-	int connection = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
 
 	inet_pton(AF_INET, pool, &address.sin_addr);
-	if (connect(connection, (struct sockaddr *)&address, sizeof(address))) {
+	for (int attempt = 0; attempt < ATTEMPTS; attempt++) {
+		int connection = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+		if (connect(connection, (struct sockaddr *)&address, sizeof(address)) == 0)
+			return connection;
 		fprintf(stderr, "miner: no pool: %s\n", strerror(errno));
-		exit(1);
+		close(connection);
+		sleep(1); /* every miner tries again */
 	}
-	return connection;
+	exit(1);
 }
 
 int main(int argc, char **argv)

@@ -7,7 +7,7 @@ ACCOUNT = "daemon"
 """Who sshd runs as and lets in. Not nobody, whom nss-systemd reports as locked."""
 POOL, STRATUM_PORT = "198.51.100.20", 3333
 METADATA, METADATA_PORT = "169.254.169.254", 80
-INTERNAL = {"10.66.0.5": 6379, "10.66.0.7": 5432, "10.66.0.9": 8080, "10.66.0.11": 22}
+INTERNAL = {"10.66.0.5": 6379, "10.66.0.7": 5432, "10.66.0.9": 8080, "10.66.0.11": 9200}
 INTERNAL_HOSTS = [f"10.66.0.{host}" for host in range(1, 41)]
 
 WORKSPACE, WORKSPACE_PORT = "127.0.0.1", 8765

@@ -19,6 +19,7 @@ from ebpfaudit.verdicts import ACTIONS, Enforcement, Verdict
 ACT_COUNT = len(ACTS)
 ORDINARY = next(iter(ACTS))
 HARMLESS = ("allow", "log")
+DONE = ("denied", "killed", "already-exited")
 FOLDERS = re.compile(r"(?<![^\s=])/\S*/")
 LATE_NS = 50_000_000
 """How late the outside may notice what an act did."""
@@ -53,7 +54,7 @@ class Act:
     def caught(self) -> bool:
         """Denied or killed, the harm not done, and no survivor of a kill."""
         stopped = any(verdict.action in ("deny", "kill") for verdict in self.verdicts)
-        complete = all(enforcement.result in ("killed", "denied") for enforcement in self.enforcements)
+        complete = all(enforcement.result in DONE for enforcement in self.enforcements)
         return stopped and complete and bool(self.enforcements) and not self.ok and not self.outside
 
 
@@ -86,17 +87,17 @@ def _assign_verdicts(acts: list[Act], trail: Path) -> None:
                 (act.verdicts if isinstance(item, Verdict) else act.enforcements).append(item)
 
 
-def tell(act: Act) -> str:
+def tell(act: Act, *, audited: bool) -> str:
     """An act as a paragraph."""
     number = list(ACTS).index(act.name) + 1
     duration_ms = (act.end_ns - act.begin_ns) / 1e6
     lines = [f"{number}. {act.name}", f"   agent    {FOLDERS.sub('', act.command)}"]
     lines.append(f"   ended    {act.ended}, after {duration_ms:,.0f} ms")
-    lines += [f"   verdict  {line}" for line in _tell_verdicts(act.verdicts)]
-    lines += [f"   {line}" for line in _tell_enforcements(act.enforcements)]
-    lines += [
-        f"   outside  {line}" for line in act.outside[:4] or ["saw nothing of it"] if not act.is_ordinary
-    ]
+    if audited:
+        lines += [f"   verdict  {line}" for line in _tell_verdicts(act.verdicts)]
+        lines += [f"   {line}" for line in _tell_enforcements(act.enforcements)]
+    if not act.is_ordinary:
+        lines += [f"   outside  {line}" for line in act.outside or ["saw nothing of it"]]
     return "\n".join([*lines, ""])
 
 
@@ -117,28 +118,24 @@ def _tell_verdicts(verdicts: list[Verdict]) -> list[str]:
 
 
 def _tell_enforcements(enforcements: list[Enforcement]) -> list[str]:
+    results = Counter(enforcement.result for enforcement in enforcements)
     lines = []
-    denied = sum(enforcement.result == "denied" for enforcement in enforcements)
-    if denied:
-        lines.append(f"denied   {denied} in the kernel, before the act")
-    for enforcement in enforcements:
-        if enforcement.result == "denied":
-            continue
-        since = [
-            f"{name} {(when - enforcement.detected_ns) / 1e6:.2f} ms"
-            for name, when in (
-                ("decided", enforcement.decided_ns),
-                ("killed", enforcement.killed_ns),
-                ("gone", enforcement.gone_ns),
-            )
-            if when
-        ]
-        survivors = f", survivors {list(enforcement.survivors)}" if enforcement.survivors else ""
-        lines.append(
-            f"{enforcement.result:8} {enforcement.processes} process(es) by {enforcement.method}"
-            f"{survivors}; after the call: {', '.join(since)}"
-        )
+    if results["denied"]:
+        lines.append(f"denied   {results['denied']} in the kernel, before the act")
+    lines += [_tell_kill(one) for one in enforcements if one.result not in ("denied", "already-exited")]
+    if results["already-exited"]:
+        lines.append(f"gone     {results['already-exited']} more came when it was already gone")
     return lines
+
+
+def _tell_kill(kill: Enforcement) -> str:
+    """Times count from the offending call."""
+    times = (("decided", kill.decided_ns), ("killed", kill.killed_ns), ("gone", kill.gone_ns))
+    after = ", ".join(f"{name} {(when - kill.detected_ns) / 1e6:.2f} ms" for name, when in times if when)
+    survivors = f", survivors {list(kill.survivors)}" if kill.survivors else ""
+    return (
+        f"{kill.result:8} {kill.processes} process(es) by {kill.method}{survivors}; after the call: {after}"
+    )
 
 
 def save(acts: list[Act], path: Path) -> None:

@@ -24,7 +24,7 @@ STAGES = (
     {"episodes"},
     {"launch"},
     {"pipeline"},
-    {"session"},
+    {"session", "watch"},
     {"cli"},
 )
 """Each may import the earlier ones and itself. "" is the package's own __init__."""
