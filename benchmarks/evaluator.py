@@ -52,13 +52,21 @@ def sweep(count: int) -> list[Event]:
 
 def fresh_execs(count: int) -> list[Event]:
     compiler = "/usr/lib/gcc/x86_64-linux-gnu/12/cc1"
+    argv = ("cc1", "-O2", "-quiet", "-o")
     return [
         Exec(
-            n * 1000, 100 + n % 40, 5, 1, compiler, ("cc1", "-O2", "-quiet", f"src/file{n}.c", "-o", f"/tmp/{n}.s"),
-            "/workspace", "cc1", 1000,
+            n * 1000,
+            100 + n % 40,
+            5,
+            1,
+            compiler,
+            (*argv, f"/tmp/{n}.s", f"{n}.c"),
+            "/workspace",
+            "cc1",
+            1000,
         )
         for n in range(count)
-    ]  # fmt: skip
+    ]
 
 
 def gpu_allocations(count: int) -> list[Event]:

@@ -9,13 +9,14 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Literal
 
 from msgspec import Struct
 
+from ebpfaudit import __version__
 from ebpfaudit.enforce.cgroup import EpisodeCgroup, cgroup2_mount
 from ebpfaudit.enforce.enforcer import Enforcer
 from ebpfaudit.episodes import Episode, Item, Recorder
@@ -29,8 +30,10 @@ from ebpfaudit.kernel.procfs import start_ticks
 from ebpfaudit.kernel.tables import Tables
 from ebpfaudit.launch import Launcher, User
 from ebpfaudit.pipeline import Pipeline
-from ebpfaudit.profiles.load import Profile
+from ebpfaudit.profiles.load import Profile, profile_hash, resolved_text
 from ebpfaudit.registry import Registration, take
+from ebpfaudit.text import show
+from ebpfaudit.trail.format import Header
 from ebpfaudit.verdicts import Verdict
 
 NUMBER = 1
@@ -115,6 +118,26 @@ class Session:
     def gaps(self) -> list[str]:
         """What is not."""
         return [*coverage.gaps(self._support), *(f"{hook}: {why}" for hook, why in self.probes.missing.items())]
+
+    def header(self, command_line: Sequence[str]) -> Header:
+        """The first line of this run's trail."""
+        plan, kernel = self._plan, os.uname()
+        return Header(
+            version=__version__,
+            host=kernel.nodename,
+            boot_id=Path("/proc/sys/kernel/random/boot_id").read_text().strip(),
+            kernel=kernel.release,
+            realtime_ns=time.time_ns(),
+            monotonic_ns=time.monotonic_ns(),
+            episode=show(os.fsencode(plan.episode)),
+            profile=plan.profile.name,
+            profile_text=resolved_text(plan.profile),
+            profile_hash=profile_hash(plan.profile),
+            coverage=tuple(self.coverage()),
+            step=show(os.fsencode(plan.step)),
+            command=tuple(show(os.fsencode(argument)) for argument in command_line),
+            enforce=plan.enforce,
+        )
 
     def play(self, writer: Recorder | None) -> Outcome:
         """Launch the command, audit it to its end, end whatever it left behind."""

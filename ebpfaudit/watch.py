@@ -51,7 +51,9 @@ class Watched:
 class Watch:
     """A running trace. `turn` handles what has happened; `lost` counts what nobody will ever see."""
 
-    def __init__(self, pipeline: Pipeline, tables: Tables, take: Take, wanted: tuple[str, ...] | None) -> None:
+    def __init__(
+        self, pipeline: Pipeline, tables: Tables, take: Take, wanted: tuple[str, ...] | None
+    ) -> None:
         """`wanted`: episode IDs to look out for; empty for every one; None for none."""
         self._pipeline = pipeline
         self._tables = tables
@@ -82,7 +84,11 @@ class Watch:
         """Give the processes of episodes that other commands audit their names."""
         for registration in active():
             chosen = not self._wanted or registration.episode in self._wanted
-            if chosen and registration.root_pid and self._known.get(registration.episode) != registration.auditor_pid:
+            if (
+                chosen
+                and registration.root_pid
+                and self._known.get(registration.episode) != registration.auditor_pid
+            ):
                 self._known[registration.episode] = registration.auditor_pid
                 number, self._next_number = self._next_number, self._next_number + 1
                 self.add(number, registration.episode)
@@ -100,7 +106,12 @@ class Watch:
 
 @contextmanager
 def watch(
-    take: Take, *, episodes: Sequence[str], pids: Sequence[int], cgroup: str | None, gpu_devices: tuple[str, ...]
+    take: Take,
+    *,
+    episodes: Sequence[str],
+    pids: Sequence[int],
+    cgroup: str | None,
+    gpu_devices: tuple[str, ...],
 ) -> Iterator[Watch]:
     """Attach the probes and pass on what they see, until the block is left; then everything is detached.
 

@@ -98,6 +98,9 @@ struct gpu_count_key {
 struct gpu_count {
 	u64 calls;
 	u64 bytes;
+	u64 start_ns; /* this and the episode are 0 on all CPUs but that of the first call */
+	u32 episode;
+	u32 reserved;
 };
 /* Only ever grows while the process lives; user space deletes what is of a process that has ended. */
 BPF_PERCPU_HASH(gpu_counts, struct gpu_count_key, struct gpu_count, GPU_COUNTS_MAX);
@@ -148,7 +151,8 @@ static __always_inline int count_call(u32 tgid, u64 start_ns, u32 episode, struc
 		.tgid = tgid, .start_ms = start_ns >> 20, .device = call->device, .kind = call->kind};
 	struct gpu_count *count = gpu_counts.lookup(&key);
 	if (!count) {
-		struct gpu_count one = {.calls = 1, .bytes = call->bytes};
+		struct gpu_count one = {
+			.calls = 1, .bytes = call->bytes, .start_ns = start_ns, .episode = episode};
 		if (!gpu_counts.insert(&key, &one))
 			return 1;
 		count = gpu_counts.lookup(&key); /* another thread was quicker */

@@ -41,10 +41,10 @@ class Reporter:
         self._throttle = _Throttle()
         self._result = _open_result(result) if result is not None else None
 
-    def conduct(self, session: Session, trail: str | None, command_line: Sequence[str]) -> int:
+    def conduct(self, session: Session, trail: str | None, command: Sequence[str]) -> int:
         """Run the whole session. Returns the exit code."""
         session.open()
-        writer = self._open_trail(session, trail, command_line)
+        writer = self._open_trail(session, trail, command)
         if not self._quiet and not self._as_json:
             gaps = session.gaps()
             where = str(writer.path) if writer is not None else ""
@@ -87,14 +87,14 @@ class Reporter:
         assert not isinstance(event, Verdict | Enforcement)
         self._say(verdict_line(verdict, event, self._clock, colour=self._colour))
 
-    def _open_trail(self, session: Session, trail: str | None, command_line: Sequence[str]) -> TrailWriter | None:
+    def _open_trail(self, session: Session, trail: str | None, command: Sequence[str]) -> TrailWriter | None:
         if trail == "none":
             return None
         from ebpfaudit.session import default_trail
         from ebpfaudit.trail.writer import TrailWriter
 
         path = Path(trail) if trail else default_trail(self._plan.episode)
-        return TrailWriter(path, session.header(command_line))
+        return TrailWriter(path, session.header(command))
 
     def _close_trail(self, writer: TrailWriter | None, outcome: Outcome) -> str:
         if writer is None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import time
 from pathlib import Path
 
@@ -62,7 +61,7 @@ def run(
         reporter = Reporter(plan, as_json=as_json, quiet=quiet, result=Path(result) if result else None)
         session = Session(plan, compiler, reporter.observe)
         try:
-            return reporter.conduct(session, trail, sys.argv)
+            return reporter.conduct(session, trail, command)
         finally:
             session.close()
     finally:

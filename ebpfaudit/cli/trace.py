@@ -92,7 +92,7 @@ def trace(
     from ebpfaudit.output.selection import Selection
     from ebpfaudit.watch import watch
 
-    _check(pids, cgroup)
+    _check(episodes, pids, cgroup)
     selection = Selection(kinds=kinds, episodes=episodes)
     sink, clock = _sink(as_json, wide, show_episode=len(episodes) != 1)
     live = Live(selection, sink, clock, count=count or 0)
@@ -101,8 +101,8 @@ def trace(
         _stopped_by_signals(),
         watch(live.take, episodes=episodes, pids=pids, cgroup=cgroup, gpu_devices=gpu_devices) as source,
     ):
-        _say("watching; Ctrl-C ends it")
         try:
+            _say("watching; Ctrl-C ends it")
             _show(live, source, began + duration if duration else float("inf"))
         except KeyboardInterrupt:
             live.flush()
@@ -120,7 +120,9 @@ def _show(live: Live, source: Watch, until: float) -> None:
         live.flush()
 
 
-def _check(pids: tuple[int, ...], cgroup: str | None) -> None:
+def _check(episodes: tuple[str, ...], pids: tuple[int, ...], cgroup: str | None) -> None:
+    if episodes and (pids or cgroup):
+        raise UsageError("--episode is one way to choose, --pid and --cgroup are another: give one of them")
     for pid in pids:
         if not Path(f"/proc/{pid}").exists():
             raise UsageError(f"there is no process {pid} to follow")

@@ -19,7 +19,7 @@ import msgspec
 from ebpfaudit.errors import KernelError
 from ebpfaudit.resources import folder
 
-SOURCES = ("common.bpf.h", "lineage.bpf.c", "exec.bpf.c", "connect.bpf.c")
+SOURCES = ("common.bpf.h", "lineage.bpf.c", "exec.bpf.c", "connect.bpf.c", "gpu.bpf.c")
 _ANSWER_MAX = 1 << 20
 _CLONE_NEWNS = 0x00020000
 _MS_PRIVATE_REC = (1 << 18) | (1 << 14)

@@ -18,7 +18,8 @@ from ebpfaudit.kernel.plan import EVERYWHERE, UNIX_HOOKS, Hook
 
 MAPS = (
     "events", "reader", "tags", "cgroup_tags", "episodes", "counters", "exec_deny", "network", "unix_network",
-    "pending_connects",
+    "pending_connects", "gpu_majors", "gpu_minors", "gpu_uuids", "gpu_commands", "gpu_short_commands", "gpu_policy",
+    "gpu_counts",
 )  # fmt: skip
 
 EPISODES_MAX = 1024

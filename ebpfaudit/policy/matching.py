@@ -9,10 +9,8 @@ from typing import Any
 
 from ebpfaudit.profiles.addresses import (
     NOT_PUBLIC,
-    AddressError,
     Network,
     covers,
-    parse_address,
     parse_networks,
 )
 from ebpfaudit.profiles.rules import size_over
@@ -154,10 +152,7 @@ def _lookup(networks: tuple[Network, ...], holes: tuple[Network, ...]) -> Callab
         for shift, firsts in outside:
             if address >> shift in firsts:
                 return False
-        for shift, firsts in inside:
-            if address >> shift in firsts:
-                return True
-        return False
+        return any(address >> shift in firsts for shift, firsts in inside)
 
     return holds
 

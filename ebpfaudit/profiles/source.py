@@ -37,7 +37,7 @@ class Source:
 
     def __init__(self, text: str, origin: str) -> None:
         self.origin = origin
-        self.problems: list[str] = []
+        self._problems: list[tuple[int, str]] = []
         try:
             self.tree: dict[str, Any] = tomllib.loads(text)
         except tomllib.TOMLDecodeError as error:
@@ -48,7 +48,13 @@ class Source:
 
     def complain(self, path: Path, problem: str, token: object = None) -> None:
         """Note `problem` at the line of `path`, or of `token` within it."""
-        self.problems.append(f"{self.origin}:{self.line(path, token)}: {problem}")
+        line = self.line(path, token)
+        self._problems.append((line, f"{self.origin}:{line}: {problem}"))
+
+    @property
+    def problems(self) -> list[str]:
+        """Everything noted so far, in the order of the text."""
+        return [problem for _, problem in sorted(self._problems, key=lambda noted: noted[0])]
 
     def line(self, path: Path, token: object = None) -> int:
         """The line where the value at `path` begins; where `token` stands in it, if that is given."""

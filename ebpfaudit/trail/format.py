@@ -38,9 +38,10 @@ DISK_FULL = "disk full"
 """`Lost.what` where it was the trail that could not take events."""
 
 
-class Header(Struct, frozen=True, omit_defaults=True, tag_field="kind", tag="header"):
+class Header(Struct, frozen=True, kw_only=True, tag_field="kind", tag="header"):
     """The first line: where, when and under which profile. Alone in the first frame."""
 
+    format: int = FORMAT
     version: str
     """Of ebpfaudit."""
     host: str
@@ -62,7 +63,6 @@ class Header(Struct, frozen=True, omit_defaults=True, tag_field="kind", tag="hea
     command: tuple[str, ...] = ()
     enforce: bool = True
     """False: nothing was refused or killed, only recorded."""
-    format: int = FORMAT
 
 
 class Frame(Struct, frozen=True, tag_field="kind", tag="frame"):

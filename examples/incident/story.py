@@ -77,14 +77,15 @@ def read_acts(report: Path, trail: Path | None, seen_outside: list[dict]) -> lis
 def _assign_verdicts(acts: list[Act], trail: Path) -> None:
     from ebpfaudit.trail.reader import read_trail
 
-    event_ns: list[int] = []
-    for item in read_trail(trail).items:
-        if not isinstance(item, Verdict | Enforcement):
-            event_ns.append(item.ts_ns)
-            continue
-        for act in acts:
-            if act.begin_ns <= event_ns[item.seq] <= act.end_ns:
-                (act.verdicts if isinstance(item, Verdict) else act.enforcements).append(item)
+    event_ns: dict[int, int] = {}
+    with read_trail(trail) as lines:
+        for number, item in lines.numbered():
+            if not isinstance(item, Verdict | Enforcement):
+                event_ns[number] = item.ts_ns
+                continue
+            for act in acts:
+                if act.begin_ns <= event_ns[number] <= act.end_ns:
+                    (act.verdicts if isinstance(item, Verdict) else act.enforcements).append(item)
 
 
 def tell(act: Act, *, audited: bool) -> str:

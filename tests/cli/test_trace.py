@@ -47,6 +47,7 @@ def ended(process, number=signal.SIGINT):
         (["--kind", "exec,conect"], "'conect' is none of exec, connect"),
         (["--count", "0"], "0 is not in the range"),
         (["--pid", "4194305"], "there is no process 4194305"),
+        (["--episode", "ep-1", "--pid", "1"], "give one of them"),
         (["--cgroup", "/nowhere"], "there is no cgroup /nowhere"),
     ],
 )

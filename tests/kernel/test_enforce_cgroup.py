@@ -188,7 +188,11 @@ def test_a_threaded_cgroup_hides_nothing(stage):
     stage.play("child(rest, 'top')\nchild(answer, 'sibling')\nrest('root')")
     stage.expect(3)
     stage.learn()
-    (stage.cgroup.path / "run" / "cgroup.type").write_text("threaded")
+    threaded = stage.cgroup.path / "run" / "threaded"
+    threaded.mkdir()
+    (threaded / "cgroup.type").write_text("threaded")
+    (threaded / "cgroup.procs").write_text(str(stage.pid("top")))
+    assert cgroup_of(stage.pid("top")).endswith("/run/threaded")
     record = stage.strike(stage.key(stage.pid("top")))
     assert (record.result, record.processes) == ("killed", 1)
     assert stage.awake(stage.pid("sibling"))
@@ -224,7 +228,7 @@ child(top)
 child(other)
 rest("root")
 """)
-    stage.expect(5)
+    stage.expect(6)
     innocent = next(pid for pid in stage.pids["escaped"] if read_stat(pid).ppid == stage.pid("other"))
     guilty = [pid for pid in stage.pids["escaped"] if pid != innocent]
     assert {cgroup_of(pid) for pid in guilty} == {"0::/"}

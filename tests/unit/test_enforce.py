@@ -61,11 +61,8 @@ def test_the_disarmer_allows_the_limit_in_any_window():
 def test_the_disarmer_escalates_once_and_then_rations():
     disarmer = Disarmer(limit=2, window_s=60)
     answers = [disarmer.judge(second * 10**9) for second in (0, 1, 2, 3, 4, 5, 6, 62, 63, 64, 65)]
-    assert answers == ["kill", "kill", "escalate", "kill", "kill", "refuse", "refuse", "refuse"] + [
-        "kill",
-        "kill",
-        "refuse",
-    ]
+    first = ["kill", "kill", "escalate", "kill", "kill", "refuse", "refuse", "refuse"]
+    assert answers == [*first, "kill", "kill", "refuse"]
 
 
 def connect(pid: int, start: int, decision: str) -> Connect:
