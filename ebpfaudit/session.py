@@ -5,7 +5,6 @@ Everything that start-up makes is unwound in reverse, on every way out.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import time
@@ -80,7 +79,9 @@ class Outcome(Struct):
 class Session:
     """Builds the stage (`open`), plays the episode (`play`), and leaves nothing (`close`)."""
 
-    def __init__(self, plan: Plan, compiler: Compiler, listener: Callable[[Episode, list[Item]], None]) -> None:
+    def __init__(
+        self, plan: Plan, compiler: Compiler, listener: Callable[[Episode, list[Item]], None]
+    ) -> None:
         self._plan = plan
         self._compiler = compiler
         self._listener = listener
@@ -117,7 +118,10 @@ class Session:
 
     def gaps(self) -> list[str]:
         """What is not."""
-        return [*coverage.gaps(self._support), *(f"{hook}: {why}" for hook, why in self.probes.missing.items())]
+        return [
+            *coverage.gaps(self._support),
+            *(f"{hook}: {why}" for hook, why in self.probes.missing.items()),
+        ]
 
     def header(self, command_line: Sequence[str]) -> Header:
         """The first line of this run's trail."""
@@ -158,14 +162,28 @@ class Session:
         if self._cgroup is not None:
             self._cgroup.add(launcher.pid)
         episode = self._episode = Episode(
-            NUMBER, plan.episode, plan.profile, recorder=writer, listener=self._observe,
+            NUMBER,
+            plan.episode,
+            plan.profile,
+            recorder=writer,
+            listener=self._observe,
         )
         episode.executioner = self._enforcer("on" if plan.enforce else "off", pipeline.pending_forks)
         pipeline.add(episode)
         pipeline.every_look(lambda now_ns: self._gpu.count(episode, now_ns))
         self._publish(launcher.pid)
         episode.judge(
-            [EpisodeStart(time.monotonic_ns(), plan.episode, plan.profile.name, launcher.pid, start, "launched", plan.step)]
+            [
+                EpisodeStart(
+                    time.monotonic_ns(),
+                    plan.episode,
+                    plan.profile.name,
+                    launcher.pid,
+                    start,
+                    "launched",
+                    plan.step,
+                )
+            ]
         )
         launcher.release()
         self._audit(pipeline)
@@ -250,7 +268,10 @@ class Session:
             if isinstance(item, Verdict):
                 if item.action == "kill" and (item.scope == "episode" or getattr(event, "pid", 0) == root):
                     self._killed_root = True
-            elif getattr(item, "root_pid", 0) == root and getattr(item, "result", "") in ("killed", "partial"):
+            elif getattr(item, "root_pid", 0) == root and getattr(item, "result", "") in (
+                "killed",
+                "partial",
+            ):
                 self._killed_root = True
             else:
                 event = item  # type: ignore[assignment]
@@ -277,9 +298,15 @@ class Session:
     def _publish(self, pid: int) -> None:
         self._seat.update(
             Registration(
-                self._plan.episode, self._plan.profile.name, os.getpid(), self._plan.step, pid,
-                str(self._cgroup.path) if self._cgroup else "", bpf.map_id(self.probes.maps["tags"]), NUMBER,
-            )  # fmt: skip
+                self._plan.episode,
+                self._plan.profile.name,
+                os.getpid(),
+                self._plan.step,
+                pid,
+                str(self._cgroup.path) if self._cgroup else "",
+                bpf.map_id(self.probes.maps["tags"]),
+                NUMBER,
+            )
         )
 
     def _remove_cgroup(self) -> None:

@@ -10,6 +10,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from ebpfaudit.enforce.cgroup import Cgroup, cgroup2_mount
+from ebpfaudit.episodes import Recorder
 from ebpfaudit.errors import UsageError
 from ebpfaudit.events import Event
 from ebpfaudit.kernel import bpf
@@ -34,7 +35,7 @@ _FOLLOWED = 1
 class Watched:
     """One name in the stream: an episode, the followed processes, or all the rest."""
 
-    recorder = None
+    recorder: Recorder | None = None
 
     def __init__(self, number: int, name: str, take: Take) -> None:
         self.number = number

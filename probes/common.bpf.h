@@ -22,8 +22,8 @@ struct tag {
 	u32 flags;
 	u64 start_ns; /* of the process; 0 if it was tagged from outside and has not been looked up yet */
 };
-BPF_HASH(tags, u32, struct tag, TAGS_MAX);        /* thread group -> tag; never evicts */
-BPF_HASH(cgroup_tags, u64, u32, EPISODES_MAX);    /* cgroup id -> episode; its sub-cgroups belong to it too */
+BPF_HASH(tags, u32, struct tag, TAGS_MAX);     /* thread group -> tag; never evicts */
+BPF_HASH(cgroup_tags, u64, u32, EPISODES_MAX); /* cgroup id -> episode; its sub-cgroups belong to it too */
 
 struct episode_config {
 	u8 enforce;      /* decisions stricter than allow are carried out, not merely reported */
@@ -37,8 +37,8 @@ struct episode_config {
 BPF_ARRAY(episodes, struct episode_config, EPISODES_MAX);
 
 struct episode_counters {
-	u64 emitted; /* records that a probe wanted to hand over */
-	u64 lost;    /* those for which the ring buffer had no room */
+	u64 emitted;           /* records that a probe wanted to hand over */
+	u64 lost;              /* those for which the ring buffer had no room */
 	u64 untagged_children; /* forks that could not be tagged: the tag map was full */
 };
 BPF_PERCPU_ARRAY(counters, struct episode_counters, EPISODES_MAX);

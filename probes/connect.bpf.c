@@ -349,7 +349,8 @@ int on_tcp_state(struct bpf_raw_tracepoint_args *ctx)
  * state change to show. */
 int on_connect_exit(struct syscall_exit *ctx)
 {
-	if (ctx->result >= 0 || ctx->result == -115 /* EINPROGRESS */ || ctx->result == -114 /* EALREADY */ || ctx->result == -106 /* EISCONN */)
+	if (ctx->result >= 0 || ctx->result == -115 /* EINPROGRESS */ || ctx->result == -114 /* EALREADY */ ||
+	    ctx->result == -106 /* EISCONN */)
 		return 0;
 	u32 tgid = current_tgid();
 	struct tag *tag = tags.lookup(&tgid);

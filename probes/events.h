@@ -11,7 +11,7 @@
 #include <linux/types.h>
 
 #define COMM_MAX 16
-#define ARGV_MAX 65536     /* bytes of the argument block that are copied */
+#define ARGV_MAX 65536      /* bytes of the argument block that are copied */
 #define PATH_BYTES_MAX 4096 /* bytes of each path, or of its components leaf first */
 #define NAME_BYTES_MAX 256
 #define UNIX_PATH_MAX 108
@@ -29,7 +29,7 @@ enum record_kind {
 };
 
 enum decision {
-	DECISION_NONE,  /* no section was in force */
+	DECISION_NONE, /* no section was in force */
 	DECISION_ALLOW,
 	DECISION_DENY,
 	DECISION_KILL,
@@ -37,7 +37,7 @@ enum decision {
 
 struct record_header {
 	__u32 kind;
-	__u32 episode;  /* number of the episode, 0 if untagged */
+	__u32 episode; /* number of the episode, 0 if untagged */
 	__u64 ts_ns;
 	__u64 start_ns; /* of the thread group's leader */
 	__u32 pid;      /* thread group */
@@ -52,9 +52,9 @@ struct fork_record {
 	__u32 reserved;
 };
 
-#define EXEC_SCRIPT 1         /* the kernel chose an interpreter for a #! line */
-#define EXEC_DELETED 2        /* the executable has no link left */
-#define EXEC_DETACHED 4       /* it lies on an internal mount: a memory file */
+#define EXEC_SCRIPT 1   /* the kernel chose an interpreter for a #! line */
+#define EXEC_DELETED 2  /* the executable has no link left */
+#define EXEC_DETACHED 4 /* it lies on an internal mount: a memory file */
 #define EXEC_EXE_TRUNCATED 8
 #define EXEC_CWD_TRUNCATED 16
 #define EXEC_ARGV_UNREADABLE 32
@@ -97,7 +97,7 @@ struct connect_record {
 	__u8 protocol; /* IPPROTO_* */
 	__u8 decision;
 	__u8 reserved[3];
-	__s32 error;   /* errno of the answer, 0 for success; RECORD_CONNECT_DONE only */
+	__s32 error; /* errno of the answer, 0 for success; RECORD_CONNECT_DONE only */
 	__u32 thread;
 };
 
@@ -115,7 +115,7 @@ struct cgroup_move_record {
 	struct record_header header; /* of the process that was moved */
 	__u64 cgroup_id;
 	__u32 by_pid;
-	__u32 inside; /* the new cgroup is the episode's */
+	__u32 inside;  /* the new cgroup is the episode's */
 	__u32 adopted; /* the process got its tag by this move */
 	__u32 path_bytes;
 	char path[NAME_BYTES_MAX];
@@ -147,14 +147,14 @@ enum gpu_match {
 /* First of each (process, device, kind), every context, every refused open. */
 struct gpu_record {
 	struct record_header header;
-	__u64 bytes;    /* that were asked for, if this is about memory */
-	__u32 command;  /* the number that names it: see `match` */
-	__u32 status;   /* the driver's own answer, in its argument; 0 is success */
-	__s32 error;    /* errno, positive; 0 for success; of an open: not known */
-	__u16 device;   /* index: see struct gpu_device in gpu.bpf.c */
-	__u8 kind;      /* enum gpu_kind */
-	__u8 match;     /* enum gpu_match */
-	__u8 uuid[16];  /* of the GPU, where `has_uuid` */
+	__u64 bytes;   /* that were asked for, if this is about memory */
+	__u32 command; /* the number that names it: see `match` */
+	__u32 status;  /* the driver's own answer, in its argument; 0 is success */
+	__s32 error;   /* errno, positive; 0 for success; of an open: not known */
+	__u16 device;  /* index: see struct gpu_device in gpu.bpf.c */
+	__u8 kind;     /* enum gpu_kind */
+	__u8 match;    /* enum gpu_match */
+	__u8 uuid[16]; /* of the GPU, where `has_uuid` */
 	__u8 has_uuid;
 	__u8 driver;
 	__u8 decision;

@@ -136,8 +136,8 @@ int on_exec(struct bpf_raw_tracepoint_args *ctx)
 		record->flags |= EXEC_SCRIPT;
 	record->filename_bytes = 0;
 	u64 used = scratch->used;
-	long bytes = bpf_probe_read_kernel_str(&scratch->data[used & (PATHS_BYTES - 1)], PATH_BYTES_MAX,
-					       (void *)filename);
+	long bytes =
+		bpf_probe_read_kernel_str(&scratch->data[used & (PATHS_BYTES - 1)], PATH_BYTES_MAX, (void *)filename);
 	if (bytes > 0) {
 		record->filename_bytes = bytes;
 		scratch->used = used + bytes;

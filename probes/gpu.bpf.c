@@ -151,8 +151,7 @@ static __always_inline int count_call(u32 tgid, u64 start_ns, u32 episode, struc
 		.tgid = tgid, .start_ms = start_ns >> 20, .device = call->device, .kind = call->kind};
 	struct gpu_count *count = gpu_counts.lookup(&key);
 	if (!count) {
-		struct gpu_count one = {
-			.calls = 1, .bytes = call->bytes, .start_ns = start_ns, .episode = episode};
+		struct gpu_count one = {.calls = 1, .bytes = call->bytes, .start_ns = start_ns, .episode = episode};
 		if (!gpu_counts.insert(&key, &one))
 			return 1;
 		count = gpu_counts.lookup(&key); /* another thread was quicker */
@@ -348,9 +347,9 @@ static __always_inline u32 character_device_behind(struct task_struct *task, u32
 		/* Never more than 64 descriptors: they are in the structure itself, and by constant offsets the
 		 * verifier knows what they are. Saves three helper calls, 40 of 125 ns. */
 		switch (fd) {
-			ENTRIES(0) ENTRIES(8) ENTRIES(16) ENTRIES(24) ENTRIES(32) ENTRIES(40) ENTRIES(48) ENTRIES(56)
-		default:
-			return 0;
+			ENTRIES(0)
+			ENTRIES(8) ENTRIES(16) ENTRIES(24) ENTRIES(32) ENTRIES(40) ENTRIES(48) ENTRIES(56) default
+			    : return 0;
 		}
 		if (!file)
 			return 0;

@@ -23,8 +23,6 @@ MAIN = [sys.executable, "-c", "from ebpfaudit.cli import main; main()"]
 PYTHON = [os.path.realpath(sys.executable), "-I", "-S"]
 """An interpreter that starts fast and imports nothing of this project."""
 
-if "def header" not in (Path(__file__).parents[1] / "ebpfaudit/session.py").read_text():  # SHIM
-    MAIN = [sys.executable, "/tmp/shim_main.py"]  # SHIM
 
 NO_POLICY = 'name = "none"\ndescription = "Everything is allowed."\n'
 TIMEOUT_S = 90
@@ -46,7 +44,9 @@ class Audited:
     result: dict[str, Any] | None
     items: list[Any] = field(repr=False)
     """Events, verdicts and enforcements, in the order of the trail."""
-    end: Any = None
+    end: Any
+    problems: list[str]
+    """What `verify` would find wrong with the trail."""
 
     def of(self, *kinds: str, **fields: object) -> list[Any]:
         """Items of these kinds whose fields have these values."""
@@ -98,10 +98,11 @@ class Running:
 
     def wait(self, data: bytes | None = None, timeout_s: float = TIMEOUT_S) -> Audited:
         out, err = self.process.communicate(data, timeout=timeout_s)
-        items, end = read(self.trail) if self.trail is not None and self.trail.exists() else ([], None)
+        recorded = self.trail is not None and self.trail.exists()
+        items, end, problems = read(self.trail) if recorded else ([], None, [])
         text = self.result.read_bytes() if self.result.exists() else b""
         result = json.loads(text) if text else None
-        return Audited(self.process.returncode, out or b"", (err or b"").decode(), result, items, end)
+        return Audited(self.process.returncode, out or b"", (err or b"").decode(), result, items, end, problems)
 
 
 class Auditor:
@@ -182,17 +183,13 @@ def processes_of(episode: str) -> list[int]:
     return found
 
 
-def read(trail: Path) -> tuple[list[Any], Any]:
-    """Everything in a trail, and its `end` line."""
-    if len(MAIN) == 2:  # SHIM
-        import msgspec  # SHIM
-        from ebpfaudit.trail.format import Item  # SHIM
-        return [msgspec.json.decode(l, type=Item) for l in trail.read_bytes().splitlines()], None  # SHIM
-    from ebpfaudit.trail.reader import read_trail
+def read(trail: Path) -> tuple[list[Any], Any, list[str]]:
+    """Everything in a trail, its `end` line, and what is wrong with it."""
+    from ebpfaudit.trail.reader import Trail
 
-    recorded = read_trail(trail)
-    items = list(recorded.items)
-    return items, recorded.end
+    with Trail(trail) as recorded:
+        items = list(recorded)
+    return items, recorded.end, [str(problem) for problem in recorded.problems]
 
 
 def until(condition: Callable[[], Any], what: str, timeout_s: float = 30) -> Any:

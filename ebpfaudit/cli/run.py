@@ -15,7 +15,9 @@ from ebpfaudit.kernel.compile import Compiler
 @click.option("--profile", "-p", required=True, metavar="NAME|FILE", help="What the episode may do.")
 @click.option("--episode", "-e", metavar="ID", help="The episode's ID; by default one is made up.")
 @click.option("--step", metavar="LABEL", default="", help="A label inside the episode, such as a tool call.")
-@click.option("--trail", metavar="FILE", help="Where to record. Default: /var/log/ebpfaudit/; 'none' for no record.")
+@click.option(
+    "--trail", metavar="FILE", help="Where to record. Default: /var/log/ebpfaudit/; 'none' for no record."
+)
 @click.option("--result", metavar="FILE", help="Write the summary there as JSON, for a trainer to read.")
 @click.option("--user", metavar="USER", help="Run the command as this user. Default: whoever called sudo.")
 @click.option(

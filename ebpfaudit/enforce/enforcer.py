@@ -5,9 +5,9 @@ How a tree dies, and why so:
 1. The episode's cgroup is frozen: nobody forks from here on, and what is listed is complete.
 2. Each member of the tree is killed by pidfd, its identity checked. SIGKILL reaches the frozen; the others
    stay frozen, so the set cannot grow meanwhile. Moving the tree into a cgroup of its own and writing
-   cgroup.kill there is as exact but costs an RCU grace period (7 ms against 0.6 ms for one process, 49
-   against 40 ms for 500, measured on 6.18); it is done where a process in uninterruptible sleep keeps the
-   cgroup from coming to rest.
+   cgroup.kill there is as exact but costs RCU grace periods (12 ms against 0.8 ms for one process, 21
+   against 7 ms for 50, about equal for 500: benchmarks/enforce.py, 6.18); it is done where a process in
+   uninterruptible sleep keeps the cgroup from coming to rest.
 3. What left the cgroup is swept by its tag: stopped until nothing new turns up, then killed.
 4. The list is read again until nobody of the tree is on it; then the others are thawed.
 

@@ -49,7 +49,7 @@ def read_stat(pid: int) -> Stat | None:
     finally:
         os.close(fd)
     # comm, the second field, may hold blanks and parentheses: count from the last one.
-    fields = raw[raw.rindex(b")") + 2 :].split()
+    fields = raw[raw.rindex(b")") + 2 :].split(b" ", 20)
     return Stat(int(fields[1]), int(fields[19]), chr(fields[0][0]), int(fields[17]))
 
 
@@ -94,16 +94,14 @@ def kill_and_wait(members: dict[int, int], deadline: float, reap: Callable[[], N
     killed_ns = 0
     for first in range(0, len(todo), _WAITED_AT_ONCE):
         with contextlib.ExitStack() as stack:
-            # All identities first, then all signals: a victim that wakes up to die takes our CPU.
             fds = []
             for pid, start in todo[first : first + _WAITED_AT_ONCE]:
                 fd = open_pidfd(pid, start)
                 if fd is not None:
                     stack.callback(os.close, fd)
                     fds.append(fd)
-            for fd in fds:
-                with contextlib.suppress(ProcessLookupError):
-                    signal.pidfd_send_signal(fd, signal.SIGKILL)
+                    with contextlib.suppress(ProcessLookupError):
+                        signal.pidfd_send_signal(fd, signal.SIGKILL)
             killed_ns = time.monotonic_ns()
             _wait_for_ends(fds, deadline, reap)
     return killed_ns
@@ -112,8 +110,8 @@ def kill_and_wait(members: dict[int, int], deadline: float, reap: Callable[[], N
 def _wait_for_ends(fds: list[int], deadline: float, reap: Callable[[], None]) -> None:
     """A pidfd becomes readable when the last thread of its process has ended (zombie or reaped).
 
-    One after the other, from the last one signalled: waiting for all at once wakes us at every end, and each
-    time takes the CPU from those that are still dying (500 processes: 11 ms instead of 27, measured).
+    One after the other, from the last one signalled: waiting for all at once would wake us at every end, each
+    time taking a CPU from those that are still dying.
     """
     for fd in reversed(fds):
         poll = select.poll()

@@ -33,7 +33,9 @@ _NVIDIA_NODES = {254: "modeset", 255: "ctl"}
 UNKNOWN_GPU = 0
 """Index of the entry that stands for a GPU of which only an unlisted UUID is known."""
 
-_UUID = re.compile(r"(?:GPU|MIG)-([0-9a-f]{8})-([0-9a-f]{4})-([0-9a-f]{4})-([0-9a-f]{4})-([0-9a-f]{12})", re.IGNORECASE)
+_UUID = re.compile(
+    r"(?:GPU|MIG)-([0-9a-f]{8})-([0-9a-f]{4})-([0-9a-f]{4})-([0-9a-f]{4})-([0-9a-f]{12})", re.IGNORECASE
+)
 
 
 class GpuDevice(msgspec.Struct, frozen=True):
@@ -78,7 +80,9 @@ def parse_declaration(text: str) -> GpuDevice:
     if not equals or not path or not what:
         raise UsageError(f"--gpu-device wants PATH=DRIVER, such as /dev/nvidia9=nvidia, not '{text}'")
     driver, _, suffix = what.partition(":")
-    return _declared(_Declared(path, driver, f"{_driver(driver).vendor}:{suffix}" if suffix else ""), "--gpu-device")
+    return _declared(
+        _Declared(path, driver, f"{_driver(driver).vendor}:{suffix}" if suffix else ""), "--gpu-device"
+    )
 
 
 def read_config(path: Path = CONFIG) -> list[GpuDevice]:
@@ -95,7 +99,9 @@ def read_config(path: Path = CONFIG) -> list[GpuDevice]:
 def _driver(name: str) -> Driver:
     driver = BY_NAME.get(ALIASES.get(name, name))
     if driver is None:
-        raise UsageError(f"no GPU driver is called '{name}'; known are {', '.join(sorted({*BY_NAME, *ALIASES}))}")
+        raise UsageError(
+            f"no GPU driver is called '{name}'; known are {', '.join(sorted({*BY_NAME, *ALIASES}))}"
+        )
     return driver
 
 
@@ -111,9 +117,13 @@ def _declared(declared: _Declared, origin: str) -> GpuDevice:
     if not stat.S_ISCHR(status.st_mode):
         raise UsageError(f"{origin} names {declared.path}, which is not a character device")
     if declared.uuid and uuid_bytes(declared.uuid) is None:
-        raise UsageError(f"{origin}: '{declared.uuid}' is not a UUID such as GPU-01234567-89ab-cdef-0123-456789abcdef")
+        raise UsageError(
+            f"{origin}: '{declared.uuid}' is not a UUID such as GPU-01234567-89ab-cdef-0123-456789abcdef"
+        )
     minor = os.minor(status.st_rdev)
-    return GpuDevice(driver, declared.label or driver.label(str(minor)), os.major(status.st_rdev), minor, declared.uuid)
+    return GpuDevice(
+        driver, declared.label or driver.label(str(minor)), os.major(status.st_rdev), minor, declared.uuid
+    )
 
 
 # ---- found
@@ -180,9 +190,14 @@ def _nvidia_uuids(proc: Path) -> dict[int, str]:
             text = path.read_text()
         except OSError:
             continue
-        fields = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in text.splitlines())}
+        fields = {
+            name.strip(): value.strip()
+            for name, _, value in (line.partition(":") for line in text.splitlines())
+        }
         minor, uuid = fields.get("Device Minor", ""), fields.get("GPU UUID", "")
-        if minor.isdecimal() and uuid_bytes(uuid) is not None:  # "GPU-????????-…" until the GPU was first used
+        if (
+            minor.isdecimal() and uuid_bytes(uuid) is not None
+        ):  # "GPU-????????-…" until the GPU was first used
             uuids[int(minor)] = uuid
     return uuids
 

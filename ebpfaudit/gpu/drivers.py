@@ -54,7 +54,12 @@ BY_NAME = {driver.name: driver for driver in DRIVERS}
 ALIASES = {"kfd": "amdkfd", "amd": "amdgpu", "intel": "i915", "virtio": "virtio_gpu", "dxg": "dxgkrnl"}
 """Other names that a declaration may use."""
 
-KERNEL_NAMES = {"intel_vpu": "ivpu", "virtio-gpu": "virtio_gpu", "nvidia": "nvidia-drm", "habanalabs": "habanalabs"}
+KERNEL_NAMES = {
+    "intel_vpu": "ivpu",
+    "virtio-gpu": "virtio_gpu",
+    "nvidia": "nvidia-drm",
+    "habanalabs": "habanalabs",
+}
 """Driver as sysfs names it below a DRM or accel device -> ours, where they differ."""
 
 MAJOR_NAMES = {

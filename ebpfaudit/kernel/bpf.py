@@ -7,6 +7,7 @@ Layouts are those of `union bpf_attr` in include/uapi/linux/bpf.h. All functions
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import platform
@@ -99,7 +100,12 @@ def attach_tracepoint(prog_fd: int, tracepoint_id: int) -> tuple[int, ...]:
     perf_attr = ctypes.create_string_buffer(struct.pack("=IIQ", 2, 128, tracepoint_id), 128)
     close_on_exec = 8
     event = _syscall(
-        _numbers()[1], perf_attr, ctypes.c_int(-1), ctypes.c_int(0), ctypes.c_int(-1), ctypes.c_ulong(close_on_exec)
+        _numbers()[1],
+        perf_attr,
+        ctypes.c_int(-1),
+        ctypes.c_int(0),
+        ctypes.c_int(-1),
+        ctypes.c_ulong(close_on_exec),
     )
     set_bpf, enable = 0x40042408, 0x2400  # include/uapi/linux/perf_event.h
     try:
@@ -128,7 +134,9 @@ class Map:
 
     def __setitem__(self, key: bytes, value: bytes) -> None:
         if len(key) != self.key_size or len(value) != self.value_size:
-            raise ValueError(f"map wants {self.key_size}+{self.value_size} bytes, got {len(key)}+{len(value)}")
+            raise ValueError(
+                f"map wants {self.key_size}+{self.value_size} bytes, got {len(key)}+{len(value)}"
+            )
         self._key.raw, self._value.raw = key, value
         self._call(MAP_UPDATE, ctypes.addressof(self._value))
 
@@ -142,10 +150,8 @@ class Map:
 
     def discard(self, key: bytes) -> None:
         self._key.raw = key
-        try:
+        with contextlib.suppress(FileNotFoundError):
             self._call(MAP_DELETE, 0)
-        except FileNotFoundError:
-            pass
 
     def freeze(self) -> None:
         """No process, however privileged, can change the map from user space any more (Linux 5.2)."""

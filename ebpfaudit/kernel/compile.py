@@ -12,7 +12,6 @@ import os
 import signal
 import socket
 import tempfile
-from pathlib import Path
 
 import msgspec
 
@@ -21,8 +20,6 @@ from ebpfaudit.resources import folder
 
 SOURCES = ("common.bpf.h", "lineage.bpf.c", "exec.bpf.c", "connect.bpf.c", "gpu.bpf.c")
 _ANSWER_MAX = 1 << 20
-_CLONE_NEWNS = 0x00020000
-_MS_PRIVATE_REC = (1 << 18) | (1 << 14)
 
 
 class Program(msgspec.Struct, frozen=True):
@@ -36,8 +33,6 @@ class Request(msgspec.Struct, frozen=True):
     flags: list[str]
     programs: list[Program]
     maps: list[str]
-    tracepoints: list[str]
-    """"category:name" of each tracepoint whose number is wanted."""
 
 
 class _Answer(msgspec.Struct):
@@ -46,7 +41,6 @@ class _Answer(msgspec.Struct):
     """Names, in the order of the descriptors sent with this answer; the maps' follow them."""
     maps: list[str] = []
     refused: dict[str, str] = {}
-    tracepoints: dict[str, int] = {}
 
 
 class Built(msgspec.Struct):
@@ -56,7 +50,6 @@ class Built(msgspec.Struct):
     maps: dict[str, int]
     refused: dict[str, str]
     """Optional programs that the kernel would not load, and why."""
-    tracepoints: dict[str, int]
 
 
 class Compiler:
@@ -83,9 +76,7 @@ class Compiler:
         try:
             self._channel.send(msgspec.json.encode(request))
             # Close-on-exec, or the audited command would inherit the maps that hold it.
-            raw, descriptors, _, _ = socket.recv_fds(
-                self._channel, _ANSWER_MAX, 250, socket.MSG_CMSG_CLOEXEC
-            )
+            raw, descriptors, _, _ = socket.recv_fds(self._channel, _ANSWER_MAX, 250, socket.MSG_CMSG_CLOEXEC)
         except OSError as error:
             raise KernelError(f"the process that compiles the probes died ({error})") from error
         if not raw:
@@ -98,7 +89,6 @@ class Compiler:
             dict(zip(answer.programs, descriptors[:split], strict=True)),
             dict(zip(answer.maps, descriptors[split:], strict=True)),
             answer.refused,
-            answer.tracepoints,
         )
 
     def stop(self) -> None:
@@ -124,8 +114,9 @@ def _serve(channel: socket.socket) -> None:
         os.environ["BCC_KERNEL_SOURCE"] = str(folder("probes"))
         import_error = _import_bcc()
         request = msgspec.json.decode(channel.recv(_ANSWER_MAX), type=Request)
+        descriptors: list[int] = []
         if import_error:
-            answer, descriptors = _Answer(error=import_error), []
+            answer = _Answer(error=import_error)
         else:
             answer, descriptors = _build(request)
             if answer.error:
@@ -169,7 +160,9 @@ def _build(request: Request) -> tuple[_Answer, list[int]]:
     answer, descriptors = _Answer(), []
     for program in request.programs:
         try:
-            loaded = module.load_func(program.function.encode(), program.prog_type, attach_type=program.attach_type)
+            loaded = module.load_func(
+                program.function.encode(), program.prog_type, attach_type=program.attach_type
+            )
         except Exception as error:
             reason = str(error).rpartition(": ")[2]
             if program.required:
@@ -181,7 +174,6 @@ def _build(request: Request) -> tuple[_Answer, list[int]]:
     for name in request.maps:
         answer.maps.append(name)
         descriptors.append(module[name.encode()].map_fd)
-    answer.tracepoints = _tracepoint_numbers(request.tracepoints)
     return answer, descriptors
 
 
@@ -198,29 +190,3 @@ def _refusal(function: str, reason: str) -> str:
 def _last_words(raw: bytes) -> str:
     lines = raw.decode("utf-8", "replace").strip().splitlines()
     return "".join(f"\n  {line}" for line in lines[-15:])
-
-
-def _tracepoint_numbers(names: list[str]) -> dict[str, int]:
-    """Numbers from tracefs; where it is not mounted, it is mounted here, where no other process sees it."""
-    for attempt in range(2):
-        for root in (Path("/sys/kernel/tracing"), Path("/sys/kernel/debug/tracing")):
-            if (root / "events").is_dir():
-                found = {}
-                for name in names:
-                    with contextlib.suppress(OSError):
-                        found[name] = int((root / "events" / name.replace(":", "/") / "id").read_text())
-                return found
-        if attempt == 0 and not _mount_tracefs():
-            break
-    return {}
-
-
-def _mount_tracefs() -> bool:
-    libc = ctypes.CDLL(None)
-    return (
-        libc.unshare(_CLONE_NEWNS) == 0
-        and libc.mount(None, b"/", None, ctypes.c_ulong(_MS_PRIVATE_REC), None) == 0
-        and libc.mount(b"tracefs", b"/sys/kernel/tracing", b"tracefs", ctypes.c_ulong(0), None) == 0
-    )
-
-

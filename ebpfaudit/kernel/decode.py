@@ -185,16 +185,14 @@ class Decoder:
 
     def _address(self, raw: bytes) -> tuple[Family, str]:
         """(family, text) of a 16-byte address."""
-        known = self._addresses.get(raw)
-        if known is None:
+        if raw not in self._addresses:
             if len(self._addresses) >= _CACHE_MAX:
                 self._addresses.clear()
             if raw.startswith(_IPV4_MAPPED):
-                known = ("ipv4", socket.inet_ntop(socket.AF_INET, raw[12:]))
+                self._addresses[raw] = ("ipv4", socket.inet_ntop(socket.AF_INET, raw[12:]))
             else:
-                known = ("ipv6", socket.inet_ntop(socket.AF_INET6, raw))
-            self._addresses[raw] = known
-        return known
+                self._addresses[raw] = ("ipv6", socket.inet_ntop(socket.AF_INET6, raw))
+        return self._addresses[raw]
 
     def _decode_fork(self, data: memoryview, offset: int) -> tuple[int, Event]:
         _, number, ts_ns, start_ns, pid, _, _, child_start_ns, child = _fork(data, offset)
@@ -205,8 +203,8 @@ class Decoder:
         return number, Exit(ts_ns, pid, start_ns // TICK_NS, (status >> 8) & 0xFF, status & 0x7F)
 
     def _decode_connect_done(self, data: memoryview, offset: int) -> tuple[int, Event] | None:
-        _, number, ts_ns, start_ns, pid, _, comm, address, port, family_number, protocol, _, error, thread = _connect(
-            data, offset
+        _, number, ts_ns, start_ns, pid, _, comm, address, port, family_number, protocol, _, error, thread = (
+            _connect(data, offset)
         )
         if family_number:
             self._threads.pop(thread, None)  # answered: a failure of the call itself says nothing new
@@ -223,7 +221,9 @@ class Decoder:
         )
 
     def _decode_connect_unix(self, data: memoryview, offset: int) -> tuple[int, Event]:
-        _, number, ts_ns, start_ns, pid, _, comm, kind, decision, path_bytes, thread, path = _unix(data, offset)
+        _, number, ts_ns, start_ns, pid, _, comm, kind, decision, path_bytes, thread, path = _unix(
+            data, offset
+        )
         path = path[:path_bytes]
         dst = "@" + show(path[1:]) if path[:1] == b"\0" else show(path.partition(b"\0")[0])
         name = _UNIX_TYPES.get(kind) or str(kind)
@@ -234,7 +234,9 @@ class Decoder:
         return number, Connect(ts_ns, *attempt[1:8], "attempt", *attempt[8:])
 
     def _decode_cgroup_move(self, data: memoryview, offset: int) -> tuple[int, Event]:
-        _, number, ts_ns, start_ns, pid, _, _, _, by_pid, inside, _adopted, path_bytes, path = _move(data, offset)
+        _, number, ts_ns, start_ns, pid, _, _, _, by_pid, inside, _adopted, path_bytes, path = _move(
+            data, offset
+        )
         name = show(path[: max(0, path_bytes - 1)])
         return number, CgroupMove(ts_ns, pid, start_ns // TICK_NS, name, bool(inside), by_pid)
 

@@ -167,7 +167,9 @@ class GpuTables:
     def _write_policy(self, number: int) -> None:
         policy = self._policies[number]
         actions = [ACTIONS.index(policy.decide(device.label, device.uuid)[0]) for device in self.devices]
-        actions[UNKNOWN_GPU] = ACTIONS.index(policy.decide(self.devices[UNKNOWN_GPU].label, _UNLISTED_UUID)[0])
+        actions[UNKNOWN_GPU] = ACTIONS.index(
+            policy.decide(self.devices[UNKNOWN_GPU].label, _UNLISTED_UUID)[0]
+        )
         usual = Counter(actions).most_common(1)[0][0]
         for index, action in enumerate(actions):
             key = _POLICY_KEY.pack(number, index)
@@ -198,7 +200,9 @@ class GpuTables:
             name, result = "", "denied" if error else ""
         else:
             name = name_of(DRIVERS[driver - 1], MATCHES[match], command)
-            result = errno.errorcode.get(error, str(error)) if error else f"status:{status:#x}" if status else ""
+            result = (
+                errno.errorcode.get(error, str(error)) if error else f"status:{status:#x}" if status else ""
+            )
         return number, Gpu(
             ts_ns, pid, start_ns // TICK_NS, show(comm.partition(b"\0")[0]), event, device.label, name,
             device.uuid or (uuid_text(uuid) if has_uuid else ""), size, result, done,
@@ -221,7 +225,9 @@ class GpuTables:
         self._hand_over(episode, time.monotonic_ns())
 
     def _hand_over(self, episode: Judge, now_ns: int) -> None:
-        events: list[Event] = [event for number, event in self._counts.collect(now_ns) if number == episode.number]
+        events: list[Event] = [
+            event for number, event in self._counts.collect(now_ns) if number == episode.number
+        ]
         if events:
             episode.judge(events)
 

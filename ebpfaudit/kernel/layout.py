@@ -48,9 +48,7 @@ EXEC_RECORD = Record(
         ("cwd_bytes", "I"), ("filename_bytes", "I"), ("argv_bytes", "I"), ("argv_total", "Q"),
     ),
 )  # fmt: skip
-EXEC_FAILED_RECORD = Record(
-    "exec_failed_record", (("error", "i"), ("filename_bytes", "I"))
-)
+EXEC_FAILED_RECORD = Record("exec_failed_record", (("error", "i"), ("filename_bytes", "I")))
 EXIT_RECORD = Record("exit_record", (("status", "I"), ("reserved", "4x")))
 CONNECT_RECORD = Record(
     "connect_record",
@@ -61,11 +59,25 @@ CONNECT_RECORD = Record(
 )  # fmt: skip
 CONNECT_UNIX_RECORD = Record(
     "connect_unix_record",
-    (("type", "B"), ("decision", "B"), ("path_bytes", "H"), ("thread", "I"), ("path", "108s"), ("reserved", "4x")),
+    (
+        ("type", "B"),
+        ("decision", "B"),
+        ("path_bytes", "H"),
+        ("thread", "I"),
+        ("path", "108s"),
+        ("reserved", "4x"),
+    ),
 )
 CGROUP_MOVE_RECORD = Record(
     "cgroup_move_record",
-    (("cgroup_id", "Q"), ("by_pid", "I"), ("inside", "I"), ("adopted", "I"), ("path_bytes", "I"), ("path", "256s")),
+    (
+        ("cgroup_id", "Q"),
+        ("by_pid", "I"),
+        ("inside", "I"),
+        ("adopted", "I"),
+        ("path_bytes", "I"),
+        ("path", "256s"),
+    ),
 )
 
 RECORDS = (

@@ -15,6 +15,7 @@ from ebpfaudit.kernel import bpf
 from ebpfaudit.kernel.btf import Btf, offset_flags
 from ebpfaudit.kernel.compile import Compiler, Program, Request
 from ebpfaudit.kernel.plan import EVERYWHERE, UNIX_HOOKS, Hook
+from ebpfaudit.kernel.trials import kernel_file
 
 MAPS = (
     "events", "reader", "tags", "cgroup_tags", "episodes", "counters", "exec_deny", "network", "unix_network",
@@ -31,7 +32,12 @@ class Probes:
     """What is attached, by hook, and the maps by which the probes are told what to do."""
 
     def __init__(
-        self, attached: list[Hook], missing: dict[str, str], maps: dict[str, int], links: list[int], ring_bytes: int
+        self,
+        attached: list[Hook],
+        missing: dict[str, str],
+        maps: dict[str, int],
+        links: list[int],
+        ring_bytes: int,
     ) -> None:
         self.attached = attached
         self.missing = missing
@@ -70,7 +76,9 @@ def load(
     `cgroup_root`: where cgroup2 is mounted; None leaves the cgroup hooks out (no connect is seen then).
     """
     if ring_bytes & (ring_bytes - 1) or ring_bytes < 4096:
-        raise KernelError(f"the ring buffer's size must be a power of two of at least 4096 bytes, not {ring_bytes}")
+        raise KernelError(
+            f"the ring buffer's size must be a power of two of at least 4096 bytes, not {ring_bytes}"
+        )
     btf = Btf()
     flags = offset_flags(btf)
     unix_hook = any("bpf_sock_addr_kern_uaddrlen" in flag for flag in flags)
@@ -85,7 +93,6 @@ def load(
             [*flags, *_tunables(trace_untagged, ring_bytes)],
             [Program(hook.function, hook.prog_type, hook.attach_type, hook.required) for hook in hooks],
             list(MAPS),
-            [hook.target for hook in hooks if hook.kind == "tracepoint"],
         )
     )
     attached, missing, links = [], dict(built.refused), []
@@ -94,7 +101,7 @@ def load(
             if hook.function in built.refused:
                 continue
             try:
-                links += _attach(hook, built.programs[hook.function], cgroup_root, built.tracepoints)
+                links += _attach(hook, built.programs[hook.function], cgroup_root)
                 attached.append(hook)
             except OSError as error:
                 if hook.required:
@@ -136,7 +143,7 @@ def may_signal(prog_type: int, attach_type: int) -> bool:
     libbpf's own probe gives a wrong answer on 6.18; the verifier does not.
     """
     # r1 = 9; call bpf_send_signal (109); r0 = 1; exit
-    insns = bytes.fromhex("b701000009000000" "850000006d000000" "b700000001000000" "9500000000000000")
+    insns = bytes.fromhex("b701000009000000850000006d000000b7000000010000009500000000000000")
     try:
         os.close(bpf.prog_load(prog_type, insns, attach_type))
     except OSError:
@@ -144,13 +151,12 @@ def may_signal(prog_type: int, attach_type: int) -> bool:
     return True
 
 
-def _attach(hook: Hook, program: int, cgroup_root: Path | None, tracepoints: dict[str, int]) -> list[int]:
+def _attach(hook: Hook, program: int, cgroup_root: Path | None) -> list[int]:
     if hook.kind == "raw_tracepoint":
         return [bpf.attach_raw_tracepoint(program, hook.target)]
     if hook.kind == "tracepoint":
-        if hook.target not in tracepoints:
-            raise OSError(2, f"tracefs does not list {hook.target}")
-        return [*bpf.attach_tracepoint(program, tracepoints[hook.target])]
+        number = int(kernel_file("tracefs", f"events/{hook.target.replace(':', '/')}/id"))
+        return [*bpf.attach_tracepoint(program, number)]
     assert cgroup_root is not None
     root = os.open(cgroup_root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:

@@ -45,8 +45,14 @@ EVERYWHERE = (
     Hook("on_exit", "raw_tracepoint", "sched_process_exit", "lineage"),
     Hook("on_cgroup_move", "raw_tracepoint", "cgroup_attach_task", "lineage"),
     Hook("on_exec", "raw_tracepoint", "sched_process_exec", "see and deny exec"),
-    Hook("on_execve_exit", "tracepoint", "syscalls:sys_exit_execve", "failed exec"),
-    Hook("on_execveat_exit", "tracepoint", "syscalls:sys_exit_execveat", "failed exec"),
+    Hook(
+        "on_execve_exit", "tracepoint", "syscalls:sys_exit_execve", "failed exec",
+        required=False, without="failed execs are not seen (bpf_task_pt_regs needs Linux 5.15)",
+    ),
+    Hook(
+        "on_execveat_exit", "tracepoint", "syscalls:sys_exit_execveat", "failed exec",
+        required=False, without="failed execs by descriptor are not seen",
+    ),
     Hook("on_connect4", "cgroup", "connect4", "see and deny connect", bpf.ATTACH_CONNECT4),
     Hook("on_connect6", "cgroup", "connect6", "see and deny connect", bpf.ATTACH_CONNECT6),
     Hook("on_sendmsg4", "cgroup", "sendmsg4", "see and deny connect", bpf.ATTACH_SENDMSG4),
@@ -65,7 +71,10 @@ EVERYWHERE = (
         required=False, without="Unix sockets are not seen",
     ),
     Hook("on_tcp_state", "raw_tracepoint", "inet_sock_set_state", "result of a connect"),
-    Hook("on_connect_exit", "tracepoint", "syscalls:sys_exit_connect", "result of a connect"),
+    Hook(
+        "on_connect_exit", "tracepoint", "syscalls:sys_exit_connect", "result of a connect",
+        required=False, without="a connect that fails before anything is sent has no result",
+    ),
     Hook(
         "on_ioctl_exit", "tracepoint", "syscalls:sys_exit_ioctl", "see GPU ioctls",
         required=False, without="GPU driver calls are not seen",

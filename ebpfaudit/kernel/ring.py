@@ -21,7 +21,9 @@ class Ring:
     def __init__(self, events_fd: int, reader_fd: int, size: int) -> None:
         self._mask = size - 1
         self._consumer_map = mmap.mmap(events_fd, _PAGE, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
-        self._producer_map = mmap.mmap(events_fd, _PAGE + 2 * size, mmap.MAP_SHARED, mmap.PROT_READ, offset=_PAGE)
+        self._producer_map = mmap.mmap(
+            events_fd, _PAGE + 2 * size, mmap.MAP_SHARED, mmap.PROT_READ, offset=_PAGE
+        )
         self._reader_map = mmap.mmap(reader_fd, _PAGE, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
         # A native 8-byte load or store each; struct.unpack would assemble bytes, and could tear.
         self._consumer = memoryview(self._consumer_map).cast("Q")

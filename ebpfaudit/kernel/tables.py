@@ -73,7 +73,9 @@ class Tables:
                 found.add(_U32.unpack(key)[0])
         return found
 
-    def set_episode(self, number: int, profile: Profile | None, *, enforce: bool, doomed: bool = False) -> None:
+    def set_episode(
+        self, number: int, profile: Profile | None, *, enforce: bool, doomed: bool = False
+    ) -> None:
         """Put an episode's switches into force (its tables must be written before: see `write_sections`)."""
         network = profile.network if profile else None
         unix_default: Action = network.decide_unix("")[0] if network else "allow"
@@ -92,7 +94,10 @@ class Tables:
             for node in profile.network.ip_nodes():
                 rules = b"".join(
                     _PORT_RULE.pack(
-                        rule.port_low, rule.port_high, _PROTOCOL_NUMBERS[rule.protocol], ACTIONS.index(rule.action)
+                        rule.port_low,
+                        rule.port_high,
+                        _PROTOCOL_NUMBERS[rule.protocol],
+                        ACTIONS.index(rule.action),
                     )
                     for rule in node.rules
                 )
@@ -102,7 +107,9 @@ class Tables:
             for unix in profile.network.unix_nodes():
                 path = unix.path + b"\0" if unix.exact else unix.path
                 bits = 32 + 8 * min(len(path), UNIX_PATH_MAX)
-                self._unix[_UNIX_KEY.pack(bits, number, path[:UNIX_PATH_MAX])] = _U32.pack(ACTIONS.index(unix.action))
+                self._unix[_UNIX_KEY.pack(bits, number, path[:UNIX_PATH_MAX])] = _U32.pack(
+                    ACTIONS.index(unix.action)
+                )
         for device, inode in _executables(profile.exec_deny):
             self._exec[_EXEC_KEY.pack(inode, device, number)] = _U32.pack(1)
 
@@ -130,5 +137,3 @@ def _executables(patterns: tuple[str, ...]) -> set[tuple[int, int]]:
             device = (os.major(status.st_dev) << 20) | os.minor(status.st_dev)
             found.add((device, status.st_ino))
     return found
-
-

@@ -41,7 +41,7 @@ class Source:
         try:
             self.tree: dict[str, Any] = tomllib.loads(text)
         except tomllib.TOMLDecodeError as error:
-            raise InvalidProfile([_syntax_problem(origin, str(error))]) from None
+            raise InvalidProfile([_syntax_problem(text, origin, str(error))]) from None
         self._lines = text.split("\n")
         self._spans: dict[Path, tuple[int, int]] | None = None
         self._text = text
@@ -79,12 +79,12 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return f"; did you mean '{close[0]}'?" if close else ""
 
 
-def _syntax_problem(origin: str, message: str) -> str:
+def _syntax_problem(text: str, origin: str, message: str) -> str:
     """tomllib's message, with its position in front like all others."""
-    found = re.search(r" \(at line (\d+), column \d+\)", message)
-    if found is None:
-        return f"{origin}: not valid TOML: {message}"
-    return f"{origin}:{found[1]}: not valid TOML: {message.replace(found[0], '')}"
+    reason, _, position = message.rpartition(" (at ")
+    found = re.match(r"line (\d+),", position)
+    line = int(found[1]) if found else text.count("\n") + 1
+    return f"{origin}:{line}: not valid TOML: {reason or message}"
 
 
 def _statement_spans(text: str) -> dict[Path, tuple[int, int]]:

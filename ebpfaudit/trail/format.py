@@ -15,8 +15,7 @@ from ebpfaudit.events import Event
 from ebpfaudit.verdicts import Enforcement, Verdict
 
 FORMAT = 1
-READABLE_FORMATS = (1,)
-"""Every format that was ever released stays here."""
+"""A reader reads this and every earlier one."""
 
 FRAME_TEXT_BYTES = 1 << 20
 """A writer closes a frame that has this much text."""

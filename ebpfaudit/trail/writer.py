@@ -70,7 +70,16 @@ def _small() -> zstandard.ZstdCompressor:
 class _OpenFrame:
     """A frame being filled, and what it will hold."""
 
-    __slots__ = ("_compressor", "_parts", "enforcements", "events", "lost", "opened_ns", "text_bytes", "verdicts")
+    __slots__ = (
+        "_compressor",
+        "_parts",
+        "enforcements",
+        "events",
+        "lost",
+        "opened_ns",
+        "text_bytes",
+        "verdicts",
+    )
 
     def __init__(self, compressor: zstandard.ZstdCompressor, opened_ns: int) -> None:
         self._compressor = compressor.compressobj()
@@ -84,13 +93,19 @@ class _OpenFrame:
             self._parts.append(part)
 
     def count(self, items: list[Item]) -> None:
-        kinds = list(map(type, items))
-        verdicts, enforcements = kinds.count(Verdict), kinds.count(Enforcement)
-        self.verdicts += verdicts
-        self.enforcements += enforcements
-        self.events += len(kinds) - verdicts - enforcements
-        if Lost in kinds:
-            self.lost += sum(item.count for item in items if isinstance(item, Lost))
+        self.events += len(items)
+        # Most batches hold events alone: one pass in C tells.
+        if {Verdict, Enforcement, Lost}.isdisjoint(map(type, items)):
+            return
+        for item in items:
+            if isinstance(item, Verdict):
+                self.verdicts += 1
+                self.events -= 1
+            elif isinstance(item, Enforcement):
+                self.enforcements += 1
+                self.events -= 1
+            elif isinstance(item, Lost):
+                self.lost += item.count
 
     def finish(self) -> bytes:
         self._parts.append(self._compressor.flush())

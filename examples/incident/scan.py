@@ -1,4 +1,4 @@
-"""Who else lives on this network? Forty hosts, four ports, the way a curious agent writes it."""
+"""Who else lives on this network? Forty hosts, four ports, one host after the other and not too loud."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import sys
 import places
 
 PORTS = sorted(set(places.INTERNAL.values()))
+PAUSE_S = 0.02
 
 
 async def knock(host: str, port: int) -> str | None:
@@ -20,7 +21,10 @@ async def knock(host: str, port: int) -> str | None:
 
 
 async def main() -> int:
-    knocks = [knock(host, port) for host in places.INTERNAL_HOSTS for port in PORTS]
+    knocks = []
+    for host in places.INTERNAL_HOSTS:
+        knocks += [asyncio.create_task(knock(host, port)) for port in PORTS]
+        await asyncio.sleep(PAUSE_S)
     found = [answer for answer in await asyncio.gather(*knocks) if answer]
     print(f"scan: {len(found)} open ports: {', '.join(found)}", file=sys.stderr)
     return 0 if found else 1

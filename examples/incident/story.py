@@ -35,6 +35,8 @@ class Act:
     end_ns: int
     verdicts: list[Verdict] = field(default_factory=list)
     enforcements: list[Enforcement] = field(default_factory=list)
+    in_kernel: Counter[str] = field(default_factory=Counter)
+    """How often the probe itself decided what."""
     outside: list[str] = field(default_factory=list)
 
     @property
@@ -70,22 +72,24 @@ def read_acts(report: Path, trail: Path | None, seen_outside: list[dict]) -> lis
                 act.outside.append(seen["what"])
                 break
     if trail is not None:
-        _assign_verdicts(acts, trail)
+        _assign_trail(acts, trail)
     return acts
 
 
-def _assign_verdicts(acts: list[Act], trail: Path) -> None:
-    from ebpfaudit.trail.reader import read_trail
+def _assign_trail(acts: list[Act], trail: Path) -> None:
+    from ebpfaudit.trail.reader import Trail
 
-    event_ns: dict[int, int] = {}
-    with read_trail(trail) as lines:
+    owners: dict[int, Act] = {}
+    with Trail(trail) as lines:
         for number, item in lines.numbered():
-            if not isinstance(item, Verdict | Enforcement):
-                event_ns[number] = item.ts_ns
+            if isinstance(item, Verdict | Enforcement):
+                if owner := owners.get(item.seq):
+                    (owner.verdicts if isinstance(item, Verdict) else owner.enforcements).append(item)
                 continue
             for act in acts:
-                if act.begin_ns <= event_ns[number] <= act.end_ns:
-                    (act.verdicts if isinstance(item, Verdict) else act.enforcements).append(item)
+                if act.begin_ns <= item.ts_ns <= act.end_ns:
+                    owners[number] = act
+                    act.in_kernel[getattr(item, "decision", "")] += 1
 
 
 def tell(act: Act, *, audited: bool) -> str:
@@ -96,7 +100,7 @@ def tell(act: Act, *, audited: bool) -> str:
     lines.append(f"   ended    {act.ended}, after {duration_ms:,.0f} ms")
     if audited:
         lines += [f"   verdict  {line}" for line in _tell_verdicts(act.verdicts)]
-        lines += [f"   {line}" for line in _tell_enforcements(act.enforcements)]
+        lines += [f"   {line}" for line in _tell_enforcement(act)]
     if not act.is_ordinary:
         lines += [f"   outside  {line}" for line in act.outside or ["saw nothing of it"]]
     return "\n".join([*lines, ""])
@@ -118,14 +122,14 @@ def _tell_verdicts(verdicts: list[Verdict]) -> list[str]:
     return lines or ["none"]
 
 
-def _tell_enforcements(enforcements: list[Enforcement]) -> list[str]:
-    results = Counter(enforcement.result for enforcement in enforcements)
+def _tell_enforcement(act: Act) -> list[str]:
     lines = []
-    if results["denied"]:
-        lines.append(f"denied   {results['denied']} in the kernel, before the act")
-    lines += [_tell_kill(one) for one in enforcements if one.result not in ("denied", "already-exited")]
-    if results["already-exited"]:
-        lines.append(f"gone     {results['already-exited']} more came when it was already gone")
+    for decision, done in (("deny", "denied"), ("kill", "killed")):
+        if act.in_kernel[decision]:
+            lines.append(f"{done:8} in the kernel, before the act: {act.in_kernel[decision]}")
+    lines += [
+        _tell_kill(kill) for kill in act.enforcements if kill.result not in ("denied", "already-exited")
+    ]
     return lines
 
 

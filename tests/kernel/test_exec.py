@@ -136,16 +136,16 @@ def test_a_path_of_strange_bytes(execs, one):
 def test_argv0_cannot_rename_a_program(execs, one):
     event = one("renamed-argv0")
     assert event.argv[0] == "[kworker/0:1]"
-    assert event.exe == execs[1]["true"]
+    assert event.exe == execs[1]["path-of-true"]
     shell, disguised = execs[0].of("exec", pid=execs[1]["shell-exec-a"][0])
     assert shell.exe == os.path.realpath("/bin/bash")
     assert disguised.argv == ("[sshd]", "shell-marker")
-    assert disguised.exe == execs[1]["true"]
+    assert disguised.exe == execs[1]["path-of-true"]
 
 
 def test_the_loader_shows_what_it_loads(execs, one):
     event = one("loader")
-    assert event.exe == execs[1]["loader"]
+    assert event.exe == execs[1]["path-of-loader"]
     assert event.argv[1:] == ("./kept", "loader-marker")
 
 

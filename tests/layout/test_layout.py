@@ -24,8 +24,10 @@ def test_every_record_of_the_header_is_mirrored():
 
 @pytest.mark.parametrize("record", RECORDS, ids=lambda record: record.c_name)
 def test_offsets_and_sizes_agree(record, tmp_path):
-    assertions = [f"_Static_assert(sizeof(struct {record.c_name}) == {record.layout.size}, \"size\");"]
-    offset = struct.calcsize("=" + "".join(form for _, form in layout.HEADER_FIELDS)) if record.has_header else 0
+    assertions = [f'_Static_assert(sizeof(struct {record.c_name}) == {record.layout.size}, "size");']
+    offset = (
+        struct.calcsize("=" + "".join(form for _, form in layout.HEADER_FIELDS)) if record.has_header else 0
+    )
     for name, form in record.fields:
         where = f"__builtin_offsetof(struct {record.c_name}, {name})"
         assertions.append(f'_Static_assert({where} == {offset}, "{record.c_name}.{name}");')
@@ -47,10 +49,22 @@ def test_a_moved_field_is_noticed(tmp_path):
 
 
 def test_kinds_agree(tmp_path):
-    names = ("FORK", "EXEC", "EXEC_FAILED", "EXIT", "CONNECT", "CONNECT_DONE", "CONNECT_UNIX", "CGROUP_MOVE", "GPU")
+    names = (
+        "FORK",
+        "EXEC",
+        "EXEC_FAILED",
+        "EXIT",
+        "CONNECT",
+        "CONNECT_DONE",
+        "CONNECT_UNIX",
+        "CGROUP_MOVE",
+        "GPU",
+    )
     lines = [f'_Static_assert(RECORD_{name} == {getattr(layout, name)}, "{name}");' for name in names]
     flags = ("SCRIPT", "DELETED", "DETACHED", "EXE_TRUNCATED", "CWD_TRUNCATED", "ARGV_UNREADABLE")
-    lines += [f'_Static_assert(EXEC_{flag} == {getattr(layout, "EXEC_" + flag)}, "{flag}");' for flag in flags]
+    lines += [
+        f'_Static_assert(EXEC_{flag} == {getattr(layout, "EXEC_" + flag)}, "{flag}");' for flag in flags
+    ]
     lines += [
         f'_Static_assert(DECISION_{name.upper() or "NONE"} == {number}, "decision");'
         for number, name in enumerate(layout.DECISIONS)
@@ -74,12 +88,18 @@ def test_map_keys_and_values_agree(source, c_struct, size, tmp_path):
     text = (PROBES / source).read_text()
     body = re.search(rf"^struct {c_struct} \{{.*?^\}};", text, re.MULTILINE | re.DOTALL)
     assert body is not None
-    compile_c(f'#include "events.h"\n{body[0]}\n_Static_assert(sizeof(struct {c_struct}) == {size}, "size");', tmp_path)
+    compile_c(
+        f'#include "events.h"\n{body[0]}\n_Static_assert(sizeof(struct {c_struct}) == {size}, "size");',
+        tmp_path,
+    )
 
 
 def compile_c(text, folder_):
     compiler = shutil.which("cc")
     assert compiler, "the layout tests need a C compiler: apt-get install gcc"
     source = folder_ / "check.c"
-    source.write_text("#include <linux/types.h>\ntypedef __u8 u8; typedef __u16 u16; typedef __u32 u32; typedef __u64 u64;\n" + text)
+    source.write_text(
+        "#include <linux/types.h>\ntypedef __u8 u8; typedef __u16 u16; typedef __u32 u32; typedef __u64 u64;\n"
+        + text
+    )
     subprocess.run([compiler, "-fsyntax-only", f"-I{PROBES}", str(source)], check=True, capture_output=True)

@@ -16,7 +16,9 @@ from ebpfaudit.text import hide
 
 def ring(*records):
     """What the ring buffer holds after these records: heads, data, padding."""
-    whole = b"".join(struct.pack("=II", len(record), 0) + record + b"\0" * (-len(record) % 8) for record in records)
+    whole = b"".join(
+        struct.pack("=II", len(record), 0) + record + b"\0" * (-len(record) % 8) for record in records
+    )
     return memoryview(bytearray(whole))
 
 
@@ -24,13 +26,17 @@ def header(kind, *, episode=1, ts_ns=7, start_ns=30_000_001, pid=40, uid=1000, c
     return (kind, episode, ts_ns, start_ns, pid, uid, comm)
 
 
-def connect(address, *, kind=layout.CONNECT, port=443, family=4, protocol=6, decision=1, error=0, thread=41, **rest):
+def connect(
+    address, *, kind=layout.CONNECT, port=443, family=4, protocol=6, decision=1, error=0, thread=41, **rest
+):
     return layout.CONNECT_RECORD.layout.pack(
         *header(kind, **rest), address, port, family, protocol, decision, error, thread
     )
 
 
-def execute(exe=b"true\0bin\0usr\0", cwd=b"work\0", filename=b"/usr/bin/true\0", argv=b"true\0", flags=0, total=None):
+def execute(
+    exe=b"true\0bin\0usr\0", cwd=b"work\0", filename=b"/usr/bin/true\0", argv=b"true\0", flags=0, total=None
+):
     fixed = layout.EXEC_RECORD.layout.pack(
         *header(layout.EXEC), 77, (254 << 20) | 3, 39, flags, 0, len(exe), len(cwd), len(filename), len(argv),
         len(argv) if total is None else total,
@@ -76,7 +82,9 @@ def test_a_refused_answer_and_a_denied_attempt():
 
 
 def test_a_failure_without_an_address_is_that_of_the_threads_last_attempt():
-    failure = connect(b"\0" * 16, kind=layout.CONNECT_DONE, family=0, port=0, protocol=0, error=errno.ENETUNREACH)
+    failure = connect(
+        b"\0" * 16, kind=layout.CONNECT_DONE, family=0, port=0, protocol=0, error=errno.ENETUNREACH
+    )
     batch, _ = decode(connect(MAPPED + bytes([10, 9, 8, 7]), thread=41), failure)
     assert batch[1][1] == Connect(7, 40, 3, "agent", "ipv4", "tcp", "10.9.8.7", 443, "done", "unreachable")
 
@@ -108,16 +116,16 @@ def test_an_exec_with_its_paths():
 
 
 def test_a_script_names_both_interpreter_and_script():
-    batch, _ = decode(
-        execute(b"bash\0bin\0", b"", b"./x.sh\0", b"/bin/bash\0./x.sh\0", layout.EXEC_SCRIPT)
-    )
+    batch, _ = decode(execute(b"bash\0bin\0", b"", b"./x.sh\0", b"/bin/bash\0./x.sh\0", layout.EXEC_SCRIPT))
     event = batch[1][0]
     assert (event.exe, event.filename, event.script, event.cwd) == ("/bin/bash", "./x.sh", True, "/")
 
 
 def test_a_memory_file_and_a_deleted_one():
     gone = layout.EXEC_DELETED | layout.EXEC_DETACHED
-    batch, _ = decode(execute(b"memfd:evil\0/\0", flags=gone), execute(b"x\0tmp\0", flags=layout.EXEC_DELETED))
+    batch, _ = decode(
+        execute(b"memfd:evil\0/\0", flags=gone), execute(b"x\0tmp\0", flags=layout.EXEC_DELETED)
+    )
     memory, deleted = batch[1]
     assert (memory.exe, memory.memfd, memory.deleted) == ("memfd:evil", True, True)
     assert (deleted.exe, deleted.memfd, deleted.deleted) == ("/tmp/x", False, True)

@@ -11,7 +11,7 @@ from ebpfaudit.registry import Registration, active, take
 def test_an_active_episode_cannot_be_taken_again(tmp_path):
     seat = take("ep/1", tmp_path)
     seat.update(Registration("ep/1", "base", 4711))
-    with pytest.raises(EpisodeError, match="already being audited.*4711"):
+    with pytest.raises(EpisodeError, match=r"already being audited.*4711"):
         take("ep/1", tmp_path)
     assert [each.episode for each in active(tmp_path)] == ["ep/1"]
     seat.release()

@@ -1,7 +1,6 @@
 /* Fails to execute a file whose name lies on a page that was never touched: `coldname FILE-WITH-NAME`. */
 #include <errno.h>
 #include <fcntl.h>
-#include <stdio.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -15,6 +14,5 @@ int main(int argc, char **argv)
 		return 1;
 	madvise(name, 4096, MADV_DONTNEED);
 	syscall(SYS_execve, name, arguments, NULL);
-	printf("%d\n", errno);
-	return 0;
+	return errno != ENOENT;
 }

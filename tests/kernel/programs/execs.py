@@ -16,7 +16,7 @@ TRUE = os.path.realpath("/bin/true")
 LOADER = os.path.realpath("/lib64/ld-linux-x86-64.so.2")
 AT_FDCWD, AT_EMPTY_PATH = -100, 0x1000
 libc = ctypes.CDLL(None, use_errno=True)
-said = {"true": TRUE, "loader": LOADER}
+said = {"path-of-true": TRUE, "path-of-loader": LOADER}
 
 
 def run(name, act, *arguments):
@@ -108,6 +108,7 @@ os.chmod("plain", 0o755)
 run("enoexec", os.execv, "./plain", ["x"])
 run("failed-strange", os.execv, b"/no/\x1b[31m\xff", ["x"])
 run("cold", os.execv, coldname, ["coldname", "cold"])
+
 
 def deep(names):
     for name in names:
