@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import errno
 import struct
+import time
 from collections import Counter
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Protocol
 
 from ebpfaudit.errors import KernelError
-from ebpfaudit.events import Event, Gpu
+from ebpfaudit.events import Event, Gpu, GpuCount
 from ebpfaudit.gpu import KINDS, MATCHES
 from ebpfaudit.gpu.arguments import ARGUMENTS, Argument
 from ebpfaudit.gpu.counts import KEY, VALUE, GpuCounts
@@ -220,14 +222,17 @@ class GpuTables:
 
     def finish(self, episode: Judge) -> None:
         """Hand over all that was counted."""
-        import time
-
         self._hand_over(episode, time.monotonic_ns())
 
+    def collect(self, now_ns: int) -> list[tuple[int, GpuCount]]:
+        """What was counted since the last time, for all episodes at once (0: untagged), by episode number.
+
+        Whoever traces must call this or `count` now and then: counters of ended processes are removed here.
+        """
+        return self._counts.collect(now_ns)
+
     def _hand_over(self, episode: Judge, now_ns: int) -> None:
-        events: list[Event] = [
-            event for number, event in self._counts.collect(now_ns) if number == episode.number
-        ]
+        events: list[Event] = [event for number, event in self.collect(now_ns) if number == episode.number]
         if events:
             episode.judge(events)
 
@@ -235,9 +240,11 @@ class GpuTables:
         return self.devices[index].label
 
     def _alive(self, pid: int, start: int) -> bool:
+        """A tag ends with its process. One without a tag (a host-wide trace) is looked for in /proc; if its pid is
+        taken again meanwhile, its counter, already read to the end, merely stays a little longer."""
         tag = self._tags.get(_U32.pack(pid))
         if tag is None:
-            return False
+            return Path(f"/proc/{pid}").exists()
         start_ns = _TAG.unpack(tag)[2]
         return not start_ns or (start_ns >> 20) & 0xFFFFFFFF == start
 

@@ -10,7 +10,7 @@ from ebpfaudit.verdicts import ACTIONS, Action
 
 _STRICTNESS = {action: rank for rank, action in enumerate(ACTIONS)}
 
-_PATTERN = re.compile(r"any|(?:GPU|MIG)-[0-9A-Za-z/-]+|[a-z][a-z0-9_-]*:(?:\*|\d+)|kfd")
+_PATTERN = re.compile(r"any|(?:GPU|MIG)-[0-9A-Za-z/-]+|[a-z][a-z0-9_-]*:(?:\*|[a-z0-9][a-z0-9-]*)|kfd")
 _NUMBERED = re.compile(r"(.+):\d+")
 
 

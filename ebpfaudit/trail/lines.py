@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from ebpfaudit.text import show
 from ebpfaudit.trail.format import MAX_LINE_BYTES, Line, Unknown
 
 _STRUCTURE = ("header", "frame", "end")
@@ -17,7 +18,7 @@ _any_decoder = msgspec.json.Decoder()
 
 
 class BadLine(NamedTuple):
-    """A line that is none. `why` may quote it: hostile text."""
+    """A line that is none. `why` is printable."""
 
     why: str
 
@@ -50,7 +51,7 @@ def _decode_line(line: bytes) -> Line | Unknown | BadLine:
         known: Line = _decoder.decode(line)
         return known
     except _UNREADABLE as error:
-        why = str(error)
+        why = show(str(error).encode())
     try:
         anything = _any_decoder.decode(line)
     except _UNREADABLE:
@@ -59,4 +60,5 @@ def _decode_line(line: bytes) -> Line | Unknown | BadLine:
         return BadLine("a line is no object with a kind")
     if anything["kind"] in _STRUCTURE:
         return BadLine(f"its '{anything['kind']}' line is wrong: {why}")
-    return anything
+    unknown: Unknown = anything
+    return unknown

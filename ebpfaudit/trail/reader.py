@@ -16,6 +16,7 @@ from msgspec import Struct
 from ebpfaudit import __version__
 from ebpfaudit.errors import TrailError
 from ebpfaudit.events import Lost
+from ebpfaudit.text import show
 from ebpfaudit.trail.format import DISK_FULL, FORMAT, End, Frame, Header, Item, Line, Unknown
 from ebpfaudit.trail.frames import FrameCut, FrameDamage, RawFrame, expand, walk
 from ebpfaudit.trail.lines import BadLine, decode
@@ -26,12 +27,13 @@ MAX_PROBLEMS = 100
 
 
 class Problem(Struct, frozen=True):
-    """Something wrong with the file. `what` may quote it: hostile text."""
+    """Something wrong with the file."""
 
     frame: int
     offset: int
     """Where that frame begins in the file, in bytes."""
     what: str
+    """Printable, whatever is in the file."""
 
     def __str__(self) -> str:
         return f"frame {self.frame} at byte {self.offset}: {self.what}"
@@ -173,7 +175,9 @@ class Trail:
                 )
             header = msgspec.json.decode(line, type=Header)
         except (FrameDamage, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise TrailError(f"{self.path} is no trail, or its first frame is damaged: {error}") from None
+            raise TrailError(
+                f"{self.path} is no trail, or its first frame is damaged: {show(str(error).encode())}"
+            ) from None
         self.head = frame.digest
         if rest:
             self.complain(frame.offset, "there is more in it than the header")

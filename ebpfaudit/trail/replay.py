@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from hashlib import sha256
+from itertools import islice
 from typing import Literal
 
 import msgspec
 from msgspec import Struct
 
+from ebpfaudit.errors import ProfileError, TrailError
 from ebpfaudit.events import Event
 from ebpfaudit.policy.evaluator import Evaluator
 from ebpfaudit.profiles.load import Profile, parse_profile
+from ebpfaudit.text import show
 from ebpfaudit.trail.reader import Trail
 from ebpfaudit.verdicts import Enforcement, Verdict
 
@@ -64,26 +67,66 @@ class Replay:
         evaluator = self._evaluator
         for number, item in self._trail.numbered():
             if isinstance(item, Verdict):
-                self._recorded.add(item, self._encode(item), self._replayed)
+                self._recorded.add(self._encode(item), self._replayed)
             elif not isinstance(item, Enforcement | dict):
                 # They differ only behind a gap, which the evaluator cannot know of.
                 evaluator.events = number
                 for verdict in evaluator.evaluate(item):
-                    self._replayed.add(verdict, self._encode(verdict), self._recorded)
+                    self._replayed.add(self._encode(verdict), self._recorded)
                     yield Judged(item, verdict)
 
     def compare(self) -> Comparison:
         """To be called when the iteration has ended."""
-        appeared, vanished = self._replayed.rest(), self._recorded.rest()
-        differences = [Difference("appeared", each) for each in appeared]
-        differences += [Difference("vanished", each) for each in vanished]
+        appeared, vanished = self._replayed.unmatched(), self._recorded.unmatched()
+        differences = [Difference("appeared", each) for each in self._replayed.first_unmatched()]
+        differences += [Difference("vanished", each) for each in self._recorded.first_unmatched()]
         differences.sort(key=lambda each: (each.verdict.seq, each.side))
         return Comparison(
             identical=self._recorded.digest == self._replayed.digest,
             events=self._trail.events,
             recorded=self._recorded.count,
             replayed=self._replayed.count,
-            appeared=len(appeared),
-            vanished=len(vanished),
+            appeared=appeared,
+            vanished=vanished,
             differences=tuple(differences[:MAX_DIFFERENCES]),
         )
+
+
+class _Side:
+    """The verdicts of one side, as bytes: their hash, and those that the other side has not given so far."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._hash = sha256()
+        self._unmatched: Counter[bytes] = Counter()
+
+    def add(self, line: bytes, other: _Side) -> None:
+        self.count += 1
+        self._hash.update(line + b"\n")
+        if other._unmatched[line]:
+            other._unmatched[line] -= 1
+            if not other._unmatched[line]:
+                del other._unmatched[line]
+        else:
+            self._unmatched[line] += 1
+
+    @property
+    def digest(self) -> bytes:
+        return self._hash.digest()
+
+    def unmatched(self) -> int:
+        return self._unmatched.total()
+
+    def first_unmatched(self) -> list[Verdict]:
+        lines = islice(self._unmatched.elements(), MAX_DIFFERENCES)
+        return [msgspec.json.decode(line, type=Verdict) for line in lines]
+
+
+def recorded_profile(trail: Trail) -> Profile:
+    """The profile that the episode ran under, from the trail's header. Raises TrailError."""
+    try:
+        return parse_profile(trail.header.profile_text, f"{trail.path}: recorded profile")
+    except ProfileError as error:
+        # The message may quote the trail's text, and nobody vouches for that.
+        lines = [show(line.encode()) for line in str(error).splitlines()]
+        raise TrailError("\n".join(lines) + "\nTo judge by another profile, use --profile.") from None

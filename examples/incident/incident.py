@@ -90,7 +90,7 @@ def run_audited(stage: Stage, out: Path, profile: str) -> int:
     print()
     for passed, what in checks:
         print(f"{'yes' if passed else 'NO '}  {what}")
-    print(f"\nThe trail: {os.path.relpath(trail)}")
+    print(f"\nThe trail: {shown(trail)}")
     return 0 if all(passed for passed, _ in checks) else 1
 
 
@@ -130,8 +130,13 @@ def run_to_end(command: list[str], environment: dict[str, str]) -> int:
 
 
 def _ebpfaudit(*arguments: str) -> bool:
-    print(f"\n$ ebpfaudit {' '.join(arguments[:-1])} {os.path.relpath(arguments[-1])}", flush=True)
+    print(f"\n$ ebpfaudit {' '.join(arguments[:-1])} {shown(arguments[-1])}", flush=True)
     return subprocess.run([str(EBPFAUDIT), *arguments], check=False).returncode == 0
+
+
+def shown(path: Path | str) -> str:
+    """As short as it can be typed."""
+    return min(str(path), os.path.relpath(path), key=len)
 
 
 def _leave(number: int, _frame: object) -> None:

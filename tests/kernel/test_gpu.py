@@ -17,6 +17,7 @@ import pytest
 
 from ebpfaudit.episodes import Episode
 from ebpfaudit.events import Gpu, GpuCount
+from ebpfaudit.gpu.devices import parse_declaration
 from ebpfaudit.kernel.compile import Compiler
 from ebpfaudit.kernel.gpu import GpuTables
 from ebpfaudit.kernel.loader import load
@@ -64,9 +65,9 @@ class Workbench:
         self.probes, self.tables, self.gpu, self.pipeline, self.nodes = probes, tables, gpu, pipeline, nodes
         self._numbers = count(1)
 
-    def run(self, script, section="", *, before="", enforce=True, tagged=True, nodes=None):
+    def run(self, script, section="", *, before="", enforce=True, tagged=True, nodes=None, number=None):
         """(exit status, events and verdicts, counters). `before` runs before the process is tagged."""
-        number, items = next(self._numbers), []
+        number, items = next(self._numbers) if number is None else number, []
         profile = parse_profile(f'name = "test"\ndescription = "A test."\n{section}', "test")
         self.gpu.write_section(number, profile)
         self.tables.set_episode(number, profile, enforce=enforce)
@@ -268,6 +269,35 @@ def test_other_files_and_untagged_processes_are_left_out(bench):
     _, items, counters = bench.run(OPEN + SEVEN, tagged=False)
     assert items == []
     assert counters.emitted == 0
+
+
+def test_a_host_wide_trace_sees_untagged_processes(kernel, tmp_path):
+    for bench in build(tmp_path, trace_untagged=True):
+        script = OPEN + "call(ctl, F(0x2a, 32), bytes(32)); " * 3
+        _, items, _ = bench.run(script, tagged=False, number=0)
+    mine = [event for event in gpu_events(items) if event.device == "nvidia:ctl"]
+    assert [(event.event, event.decision) for event in mine] == [("open", ""), ("enumerate", "")]
+    assert totals(items)["enumerate", "nvidia:ctl"] == (3, 0)
+
+
+def test_devices_that_appear_later_are_taken_up(bench):
+    script = (
+        "call(os.open('/dev/null', 0), 0x4e01); call(os.open('/dev/zero', 0), 0x4e15, struct.pack('Q', 4096))"
+    )
+    assert gpu_events(bench.run(script)[1]) == []
+    for new in ("/dev/null=neuron:0", "/dev/zero=neuron:1"):
+        bench.gpu._declared.append(parse_declaration(new))
+        bench.gpu.refresh()
+    try:
+        _, items, _ = bench.run(script)
+    finally:
+        bench.gpu._majors[(1).to_bytes(4, sys.byteorder)] = bytes(4)
+    assert [(e.event, e.device, e.command, e.bytes) for e in gpu_events(items)] == [
+        ("open", "neuron:0", "", 0),
+        ("admin", "neuron:0", "NEURON_IOCTL_DEVICE_RESET", 0),
+        ("open", "neuron:1", "", 0),
+        ("alloc", "neuron:1", "NEURON_IOCTL_MEM_ALLOC", 4096),
+    ]
 
 
 # ---- policy

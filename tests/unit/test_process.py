@@ -40,7 +40,13 @@ def test_child_inherits_what_its_parent_runs_until_it_executes():
     table.fork(Fork(1, 2, 10, 5, 10))
     child = table.get(5, 10)
 
-    assert (child.exe, child.argv, child.cwd, child.script, child.uid) == ("/bin/sh", ("sh", "x.sh"), "/w", "/w/x.sh", 1000)
+    assert (child.exe, child.argv, child.cwd, child.script, child.uid) == (
+        "/bin/sh",
+        ("sh", "x.sh"),
+        "/w",
+        "/w/x.sh",
+        1000,
+    )
     assert child.memfd
     execute(table, 5, 10, "/bin/ls", "ls", filename="ls")
     assert (child.exe, child.script, child.memfd, child.ppid) == ("/bin/ls", "", False, 1)

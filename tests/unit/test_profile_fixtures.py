@@ -25,7 +25,11 @@ _DECODER: msgspec.json.Decoder[Event] = msgspec.json.Decoder(Event)
 
 def _verdicts_of(story: Path) -> list[Verdict]:
     evaluator = Evaluator(load_profile(str(_FOLDER / f"{story.parent.name}.toml")))
-    return [verdict for event in _DECODER.decode_lines(story.read_bytes()) for verdict in evaluator.evaluate(event)]
+    return [
+        verdict
+        for event in _DECODER.decode_lines(story.read_bytes())
+        for verdict in evaluator.evaluate(event)
+    ]
 
 
 @pytest.mark.parametrize("story", _STORIES, ids=lambda story: f"{story.parent.name}/{story.stem}")
@@ -44,7 +48,9 @@ def test_story_gives_the_expected_verdicts(story):
     assert msgspec.json.Decoder(Verdict).decode_lines(expected.read_bytes()) == verdicts
 
 
-@pytest.mark.parametrize("story", [path for path in _STORIES if path.stem.startswith("offence-")], ids=lambda p: p.stem)
+@pytest.mark.parametrize(
+    "story", [path for path in _STORIES if path.stem.startswith("offence-")], ids=lambda p: p.stem
+)
 def test_offence_is_found_again_under_the_resolved_text(story):
     shipped = load_profile(str(_FOLDER / f"{story.parent.name}.toml"))
     evaluator = Evaluator(parse_profile(resolved_text(shipped), "trail header"))
@@ -55,7 +61,12 @@ def test_offence_is_found_again_under_the_resolved_text(story):
 
 
 def test_every_killed_process_of_the_tunnel_stories_had_its_own_verdict():
-    for name in ("offence-ssh-reverse-tunnel", "offence-renamed-ssh", "offence-reverse-shell", "offence-renamed-miner"):
+    for name in (
+        "offence-ssh-reverse-tunnel",
+        "offence-renamed-ssh",
+        "offence-reverse-shell",
+        "offence-renamed-miner",
+    ):
         story = _FOLDER / "tests" / "coding-agent" / f"{name}.jsonl"
         events = _DECODER.decode_lines(story.read_bytes())
         killed = {event.pid for event in events if isinstance(event, Exit) and event.signal == 9}

@@ -142,7 +142,8 @@ def test_entry_that_never_decides_is_an_error(section, line, problem):
 
 def test_wider_or_milder_entries_beside_narrower_ones_are_no_error():
     profile = parse_profile(
-        "[network]\nallow = ['10.0.0.0/8', '10.1.1.1:80']\nkill = ['10.1.0.0/16']\ndeny = ['10.2.0.0/16:22']\n", "p"
+        "[network]\nallow = ['10.0.0.0/8', '10.1.1.1:80']\nkill = ['10.1.0.0/16']\ndeny = ['10.2.0.0/16:22']\n",
+        "p",
     )
 
     assert profile.network is not None and len(profile.network.entries) == 4
@@ -164,7 +165,10 @@ def test_more_ports_than_the_kernel_walks_is_an_error():
 
 
 def test_child_overrides_scalars_and_rules_and_adds_to_sections(tmp_path):
-    write(tmp_path, "parent", """
+    write(
+        tmp_path,
+        "parent",
+        """
         name = "parent"
         description = "D"
         [network]
@@ -181,8 +185,12 @@ def test_child_overrides_scalars_and_rules_and_adds_to_sections(tmp_path):
         id = "two"
         on = "exec"
         action = "alert"
-        """)
-    child = write(tmp_path, "child", """
+        """,
+    )
+    child = write(
+        tmp_path,
+        "child",
+        """
         extends = "./parent.toml"
         [network]
         default = "deny"
@@ -193,7 +201,8 @@ def test_child_overrides_scalars_and_rules_and_adds_to_sections(tmp_path):
         [[rule]]
         id = "two"
         enabled = false
-        """)
+        """,
+    )
 
     profile = load_profile(child)
 
@@ -243,7 +252,11 @@ def test_missing_profile_says_where_it_was_sought_and_what_is_near(tmp_path, mon
 
     message = str(caught.value)
     assert "did you mean 'coding-agent'?" in message
-    for folder in (tmp_path / "ebpfaudit" / "profiles", "/etc/ebpfaudit/profiles", resources.folder("profiles")):
+    for folder in (
+        tmp_path / "ebpfaudit" / "profiles",
+        "/etc/ebpfaudit/profiles",
+        resources.folder("profiles"),
+    ):
         assert str(folder) in message
     with pytest.raises(ProfileError, match=r"nowhere\.toml: no such profile file"):
         load_profile("nowhere.toml")
@@ -296,7 +309,12 @@ def test_resolved_text_keeps_every_word_of_the_language():
     (rule,) = profile.rules
     assert rule.when == {"bytes": ("over 1.5GiB",), "uid": ("5-9", 3)}
     assert (rule.count.within_ns, rule.count.per, rule.count.distinct) == (5400 * 10**9, "step", "device")
-    assert (rule.action, rule.scope, rule.severity, rule.technique) == ("freeze", "episode", "low", "T1000.001")
+    assert (rule.action, rule.scope, rule.severity, rule.technique) == (
+        "freeze",
+        "episode",
+        "low",
+        "T1000.001",
+    )
 
 
 def test_hash_changes_with_the_meaning():
