@@ -146,22 +146,14 @@ static __always_inline int judge_connect(struct bpf_sock_addr *ctx, int family)
 	return 1;
 }
 
-int on_connect4(struct bpf_sock_addr *ctx)
+/* For connect4 and sendmsg4. */
+int on_destination4(struct bpf_sock_addr *ctx)
 {
 	return judge_connect(ctx, 4);
 }
 
-int on_connect6(struct bpf_sock_addr *ctx)
-{
-	return judge_connect(ctx, 6);
-}
-
-int on_sendmsg4(struct bpf_sock_addr *ctx)
-{
-	return judge_connect(ctx, 4);
-}
-
-int on_sendmsg6(struct bpf_sock_addr *ctx)
+/* For connect6 and sendmsg6. */
+int on_destination6(struct bpf_sock_addr *ctx)
 {
 	return judge_connect(ctx, 6);
 }
@@ -192,7 +184,7 @@ static __always_inline int judge_unix(u32 type, u64 sockaddr, int length, int fr
 	bytes &= 127;
 	if (bytes <= UNIX_PATH_MAX) {
 		if (from_user)
-			bpf_probe_read_user(path, bytes, (void *)(sockaddr + 2));
+			read_user(path, bytes, (void *)(sockaddr + 2));
 		else
 			bpf_probe_read_kernel(path, bytes, (void *)(sockaddr + 2));
 	}
@@ -225,7 +217,8 @@ static __always_inline int judge_unix(u32 type, u64 sockaddr, int length, int fr
 }
 
 #ifdef OFF_bpf_sock_addr_kern_uaddrlen
-static __always_inline int judge_unix_hook(struct bpf_sock_addr *ctx)
+/* For connect_unix and sendmsg_unix. */
+int on_destination_unix(struct bpf_sock_addr *ctx)
 {
 	/* The address is not among the context's documented fields; the context itself is readable memory:
 	 * struct bpf_sock_addr_kern, include/linux/filter.h. */
@@ -234,16 +227,6 @@ static __always_inline int judge_unix_hook(struct bpf_sock_addr *ctx)
 	READ(address, ctx, OFF_bpf_sock_addr_kern_uaddr);
 	READ(length, ctx, OFF_bpf_sock_addr_kern_uaddrlen);
 	return judge_unix(ctx->type, address, length, 0, 1);
-}
-
-int on_connect_unix(struct bpf_sock_addr *ctx)
-{
-	return judge_unix_hook(ctx);
-}
-
-int on_sendmsg_unix(struct bpf_sock_addr *ctx)
-{
-	return judge_unix_hook(ctx);
 }
 #else
 struct connect_enter {
@@ -260,7 +243,7 @@ int on_connect_enter(struct connect_enter *ctx)
 	u16 family = 0;
 	if (!wanted(episode_of(current_tgid())))
 		return 0;
-	bpf_probe_read_user(&family, sizeof(family), (void *)ctx->address);
+	read_user(&family, sizeof(family), (void *)ctx->address);
 	if (family == 1) /* AF_UNIX */
 		judge_unix(0, ctx->address, ctx->length, 1, 0);
 	return 0;

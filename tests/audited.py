@@ -117,26 +117,27 @@ class Auditor:
         profile_text: str,
         command: Sequence[str | bytes],
         *options: str,
-        episode: str = "",
-        trail: str | None = "",
+        episode: str | None = "",
+        trail: str = "",
         main: Sequence[str] = MAIN,
         stdin: Any = subprocess.DEVNULL,
         stdout: Any = subprocess.PIPE,
         stderr: Any = subprocess.PIPE,
         **popen: Any,
     ) -> Running:
-        """`trail`: None for no --trail option at all, "none" for no trail, "" for one in our folder."""
-        episode = episode or f"test-{uuid.uuid4().hex[:12]}"
+        """`trail`: "none" for no trail, "" for one in our folder. `episode`: None leaves the choice to the command."""
+        label = f"test-{uuid.uuid4().hex[:12]}" if episode == "" else episode or ""
         stem = self._folder / f"{len(self.started)}"
         source, recorded, result = stem.with_suffix(".toml"), stem.with_suffix(".jsonl.zst"), stem.with_suffix(".json")
         source.write_text(profile_text)
-        recording: list[str] = [] if trail is None else ["--trail", trail or str(recorded)]
-        arguments = ["run", "--profile", str(source), "--episode", episode, "--result", str(result), *recording]
+        arguments = ["run", "--profile", str(source), "--trail", trail or str(recorded), "--result", str(result)]
+        if label:
+            arguments += ["--episode", label]
         process = subprocess.Popen(
             [*main, *arguments, *options, "--", *command],
             stdin=stdin, stdout=stdout, stderr=stderr, **{"cwd": "/", **popen},
         )  # fmt: skip
-        running = Running(process, episode, Path(trail or recorded) if trail != "none" else None, result)
+        running = Running(process, label, Path(trail or recorded) if trail != "none" else None, result)
         self.started.append(running)
         return running
 
@@ -150,11 +151,10 @@ class Auditor:
             if running.process.poll() is None:
                 running.process.kill()
                 running.process.communicate()
-        left = {running.episode: list(leftovers(running.episode)) for running in self.started}
-        for running in self.started:
-            for pid in processes_of(running.episode):
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
+        episodes = {running.episode for running in self.started if running.episode}
+        left = {episode: list(leftovers(episode)) for episode in episodes}
+        for episode in episodes:
+            clear(episode)
         assert not any(left.values()), {episode: found for episode, found in left.items() if found}
 
 
@@ -169,6 +169,22 @@ def leftovers(episode: str) -> Iterator[str]:
         with contextlib.suppress(OSError):
             if episode.encode() in path.read_bytes():
                 yield str(path)
+
+
+def clear(episode: str) -> None:
+    """Removes what an auditor that was killed could not."""
+    for pid in processes_of(episode):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    until(lambda: not processes_of(episode), "its processes are gone")
+    mount = cgroup2_mount()
+    for folder in (mount / PARENT).glob(f"{episode}-*") if mount is not None else ():
+        for inner, _, _ in os.walk(folder, topdown=False):
+            os.rmdir(inner)
+    for path in RUN_FOLDER.glob("*.json"):
+        with contextlib.suppress(OSError):
+            if episode.encode() in path.read_bytes():
+                path.unlink()
 
 
 def processes_of(episode: str) -> list[int]:

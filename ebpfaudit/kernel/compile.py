@@ -23,6 +23,8 @@ _ANSWER_MAX = 1 << 20
 
 
 class Program(msgspec.Struct, frozen=True):
+    name: str
+    """Of this use of the function: the hook's."""
     function: str
     prog_type: int
     attach_type: int
@@ -160,16 +162,15 @@ def _build(request: Request) -> tuple[_Answer, list[int]]:
     answer, descriptors = _Answer(), []
     for program in request.programs:
         try:
-            loaded = module.load_func(
-                program.function.encode(), program.prog_type, attach_type=program.attach_type
-            )
+            loaded = module.load_func(program.function.encode(), program.prog_type, attach_type=program.attach_type)
         except Exception as error:
             reason = str(error).rpartition(": ")[2]
             if program.required:
-                return _Answer(error=_refusal(program.function, reason)), []
-            answer.refused[program.function] = reason
+                return _Answer(error=_refusal(program.name, reason)), []
+            answer.refused[program.name] = reason
         else:
-            answer.programs.append(program.function)
+            module.funcs.clear()  # or the next hook of the same function would get this one's program
+            answer.programs.append(program.name)
             descriptors.append(loaded.fd)
     for name in request.maps:
         answer.maps.append(name)

@@ -14,7 +14,7 @@ from ebpfaudit.errors import KernelError
 from ebpfaudit.kernel import bpf
 from ebpfaudit.kernel.btf import Btf, offset_flags
 from ebpfaudit.kernel.compile import Compiler, Program, Request
-from ebpfaudit.kernel.plan import EVERYWHERE, UNIX_HOOKS, Hook
+from ebpfaudit.kernel.plan import EVERYWHERE, UNIX_FUNCTION, Hook
 from ebpfaudit.kernel.trials import kernel_file
 
 MAPS = (
@@ -85,23 +85,23 @@ def load(
     hooks = [
         hook
         for hook in plan
-        if hook.function not in ({"on_connect_enter"} if unix_hook else UNIX_HOOKS)
+        if hook.function != ("on_connect_enter" if unix_hook else UNIX_FUNCTION)
         and (cgroup_root is not None or hook.kind != "cgroup")
     ]
     built = compiler.build(
         Request(
             [*flags, *_tunables(trace_untagged, ring_bytes)],
-            [Program(hook.function, hook.prog_type, hook.attach_type, hook.required) for hook in hooks],
+            [Program(hook.target, hook.function, hook.prog_type, hook.attach_type, hook.required) for hook in hooks],
             list(MAPS),
         )
     )
     attached, missing, links = [], dict(built.refused), []
     try:
         for hook in hooks:
-            if hook.function in built.refused:
+            if hook.target in built.refused:
                 continue
             try:
-                links += _attach(hook, built.programs[hook.function], cgroup_root)
+                links += _attach(hook, built.programs[hook.target], cgroup_root)
                 attached.append(hook)
             except OSError as error:
                 if hook.required:
@@ -109,7 +109,7 @@ def load(
                         f"cannot attach '{hook.function}' to {hook.kind} {hook.target}: {error.strerror}. "
                         "Run 'ebpfaudit doctor' to see what this kernel permits."
                     ) from error
-                missing[hook.function] = error.strerror or str(error)
+                missing[hook.target] = error.strerror or str(error)
     except BaseException:
         Probes([], {}, built.maps, links, ring_bytes).close()
         raise

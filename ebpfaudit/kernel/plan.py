@@ -22,7 +22,7 @@ _PROGRAM_TYPES: dict[Kind, int] = {
 
 class Hook(Struct, frozen=True):
     function: str
-    """C function in probes/."""
+    """C function in probes/; one may serve several hooks."""
     kind: Kind
     target: str
     """Tracepoint ("name", or "category:name"), or the cgroup hook's name."""
@@ -53,17 +53,17 @@ EVERYWHERE = (
         "on_execveat_exit", "tracepoint", "syscalls:sys_exit_execveat", "failed exec",
         required=False, without="failed execs by descriptor are not seen",
     ),
-    Hook("on_connect4", "cgroup", "connect4", "see and deny connect", bpf.ATTACH_CONNECT4),
-    Hook("on_connect6", "cgroup", "connect6", "see and deny connect", bpf.ATTACH_CONNECT6),
-    Hook("on_sendmsg4", "cgroup", "sendmsg4", "see and deny connect", bpf.ATTACH_SENDMSG4),
-    Hook("on_sendmsg6", "cgroup", "sendmsg6", "see and deny connect", bpf.ATTACH_SENDMSG6),
+    Hook("on_destination4", "cgroup", "connect4", "see and deny connect", bpf.ATTACH_CONNECT4),
+    Hook("on_destination6", "cgroup", "connect6", "see and deny connect", bpf.ATTACH_CONNECT6),
+    Hook("on_destination4", "cgroup", "sendmsg4", "see and deny connect", bpf.ATTACH_SENDMSG4),
+    Hook("on_destination6", "cgroup", "sendmsg6", "see and deny connect", bpf.ATTACH_SENDMSG6),
     Hook(
-        "on_connect_unix", "cgroup", "connect_unix", "see and deny Unix sockets", bpf.ATTACH_CONNECT_UNIX,
+        "on_destination_unix", "cgroup", "connect_unix", "see and deny Unix sockets", bpf.ATTACH_CONNECT_UNIX,
         required=False, without="Unix sockets are only watched, at the system call: not refused, and not seen "
         "from io_uring (the cgroup hook needs Linux 6.7)",
     ),
     Hook(
-        "on_sendmsg_unix", "cgroup", "sendmsg_unix", "see and deny Unix sockets", bpf.ATTACH_SENDMSG_UNIX,
+        "on_destination_unix", "cgroup", "sendmsg_unix", "see and deny Unix sockets", bpf.ATTACH_SENDMSG_UNIX,
         required=False, without="datagrams sent to a Unix socket without connect are not seen",
     ),
     Hook(
@@ -87,5 +87,5 @@ EVERYWHERE = (
 )  # fmt: skip
 """Cgroup hooks and raw tracepoints: all that a locked-down kernel grants, and enough on any since 5.8."""
 
-UNIX_HOOKS = frozenset(("on_connect_unix", "on_sendmsg_unix"))
+UNIX_FUNCTION = "on_destination_unix"
 """Compiled where the kernel's BTF shows struct bpf_sock_addr_kern.uaddrlen; otherwise `on_connect_enter` is."""

@@ -11,7 +11,7 @@ from ebpfaudit.policy.matching import compile_matcher, longest_literal
 from ebpfaudit.policy.windows import Windows
 from ebpfaudit.process import Process
 from ebpfaudit.profiles.addresses import AddressError, parse_address
-from ebpfaudit.profiles.schema import FIELDS, Rule
+from ebpfaudit.profiles.schema import FIELDS, Count, Rule
 from ebpfaudit.verdicts import Verdict
 
 VALUE_CHARS = 256
@@ -101,6 +101,9 @@ class CompiledRule:
             for name, values in rule.unless.items()
         ]
         self._shown = next((name for name in FIELDS[rule.on] if name in conditions), "")
+        self._field = self._shown or _MAIN_FIELD.get(rule.on, "exe")
+        self._about = (rule.scope, rule.severity, rule.technique, rule.message)
+        self._counted = self._count_verdict(rule.count) if rule.count else ()
         self._distinct = _getter(rule.on, rule.count.distinct) if rule.count and rule.count.distinct else None
 
     @property
@@ -134,17 +137,18 @@ class CompiledRule:
         return self._finding(facts, because)
 
     def _finding(self, facts: Any, because: str) -> Finding:
-        rule, count = self.rule, self.rule.count
-        field = self._shown or _MAIN_FIELD.get(rule.on, "exe")
-        about = (rule.scope, rule.severity, rule.technique, rule.message)
-        if count is None:
-            value = self._value(facts, field)[:VALUE_CHARS]
-            return Finding((rule.action, rule.id, field, value, because, *about))
+        if self.rule.count is not None:
+            counted = self._distinct(facts) if self._distinct else None
+            return Finding(self._counted, self.windows, self.rule.count.per, counted)
+        value = self._value(facts, self._field)[:VALUE_CHARS]
+        return Finding((self.rule.action, self.rule.id, self._field, value, because, *self._about))
+
+    def _count_verdict(self, count: Count) -> tuple[Any, ...]:
+        """What every verdict of a counting rule says: that there are now too many."""
         distinct = f"distinct {count.distinct} " if count.distinct else ""
         because = f"over {count.over} {distinct}in {count.within}"
-        rest = (rule.action, rule.id, count.distinct or field, str(count.over + 1), because, *about)
-        counted = self._distinct(facts) if self._distinct else None
-        return Finding(rest, self.windows, count.per, counted)
+        field = count.distinct or self._field
+        return (self.rule.action, self.rule.id, field, str(count.over + 1), because, *self._about)
 
     def _value(self, facts: Any, field: str) -> str:
         if field == "dst":

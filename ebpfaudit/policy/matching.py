@@ -21,6 +21,7 @@ Matcher = Callable[[Any], str | None]
 """Given a field's value: the value of the profile that it matches, or None."""
 
 _WILD = re.compile(r"[*?\[]")
+_ANY_FOLDER = re.compile(r"\*/[^*?\[/]+")
 
 
 @lru_cache(maxsize=512)
@@ -85,18 +86,27 @@ def match_paths(patterns: tuple[str, ...]) -> Matcher:
 
 
 def _match_text(patterns: tuple[str, ...], any_char: str = ".") -> Matcher:
-    """Exact texts by a set, all globs by one expression."""
+    """Exact texts and "*/name" by look-up, all other globs by one expression."""
     literals = {show(pattern.encode()): pattern for pattern in patterns if not _WILD.search(pattern)}
-    globs = [pattern for pattern in patterns if _WILD.search(pattern)]
-    if not globs:
+    names: dict[str, str] = {}
+    if any_char == ".":
+        names = {
+            show(pattern[2:].encode()): pattern for pattern in patterns if _ANY_FOLDER.fullmatch(pattern)
+        }
+    globs = [pattern for pattern in patterns if _WILD.search(pattern) and pattern not in names.values()]
+    if not names and not globs:
         return literals.get
-    merged = re.compile("|".join(f"({glob_regex(pattern, any_char)})" for pattern in globs), re.DOTALL)
-    fullmatch = merged.fullmatch
+    merged = "|".join(f"({glob_regex(pattern, any_char)})" for pattern in globs)
+    fullmatch = re.compile(merged, re.DOTALL).fullmatch if globs else None
 
     def match(text: str) -> str | None:
         if (met := literals.get(text)) is not None:
             return met
-        found = fullmatch(text)
+        if names:
+            _, slash, name = text.rpartition("/")
+            if slash and name in names:
+                return names[name]
+        found = fullmatch(text) if fullmatch is not None else None
         return globs[found.lastindex - 1] if found is not None and found.lastindex else None
 
     return match

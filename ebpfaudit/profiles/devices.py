@@ -20,7 +20,7 @@ class GpuEntry(Struct, frozen=True):
 
 
 def is_device_pattern(text: str) -> bool:
-    """ "any", "VENDOR:*", "VENDOR:NUMBER", "GPU-<uuid>" or "MIG-<uuid>"."""
+    """ "any", "VENDOR:*", "VENDOR:DEVICE", "kfd", "GPU-<uuid>" or "MIG-<uuid>"."""
     return _PATTERN.fullmatch(text) is not None
 
 

@@ -10,7 +10,7 @@ import contextlib
 import hashlib
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import msgspec
@@ -18,6 +18,7 @@ import zstandard
 
 from ebpfaudit.errors import TrailError
 from ebpfaudit.events import Lost
+from ebpfaudit.trail.durability import DiskSync
 from ebpfaudit.trail.format import (
     DISK_FULL,
     FRAME_AGE_NS,
@@ -92,20 +93,19 @@ class _OpenFrame:
         if part := self._compressor.compress(text):
             self._parts.append(part)
 
-    def count(self, items: list[Item]) -> None:
-        self.events += len(items)
+    def count(self, items: list[Item]) -> int:
+        """Add to the balance what `items` are. Returns how many of them are events."""
+        events = len(items)
         # Most batches hold events alone: one pass in C tells.
-        if {Verdict, Enforcement, Lost}.isdisjoint(map(type, items)):
-            return
-        for item in items:
-            if isinstance(item, Verdict):
-                self.verdicts += 1
-                self.events -= 1
-            elif isinstance(item, Enforcement):
-                self.enforcements += 1
-                self.events -= 1
-            elif isinstance(item, Lost):
-                self.lost += item.count
+        if not {Verdict, Enforcement, Lost}.isdisjoint(map(type, items)):
+            kinds = list(map(type, items))
+            verdicts, enforcements = kinds.count(Verdict), kinds.count(Enforcement)
+            self.verdicts += verdicts
+            self.enforcements += enforcements
+            self.lost += sum(item.count for item in items if isinstance(item, Lost))
+            events -= verdicts + enforcements
+        self.events += events
+        return events
 
     def finish(self) -> bytes:
         self._parts.append(self._compressor.flush())
@@ -115,16 +115,23 @@ class _OpenFrame:
 class TrailWriter:
     """Writes one trail. Only opening it raises; afterwards trouble is counted, and told by `error`."""
 
-    def __init__(self, path: Path | str, header: Header, *, owner: tuple[int, int] | None = None) -> None:
+    def __init__(
+        self,
+        path: Path | str,
+        header: Header,
+        *,
+        owner: tuple[int, int] | None = None,
+        clock: Callable[[], int] = time.monotonic_ns,
+    ) -> None:
         """Make the file, which must not exist yet, and write the header. Raises TrailError.
 
-        Only its owner may read it: whoever runs this, or `owner` (uid, gid).
+        Only its owner may read it: whoever runs this, or `owner` (uid, gid). `clock` is the one of `tick`.
         """
         self.path = Path(path)
         self.head = ""
         """SHA-256 of the last frame in the file: kept elsewhere, it proves the whole trail."""
         self.events = 0
-        """How many were given to us, in the trail or not."""
+        """How many there were, in the trail or not; those of the last moments are not counted yet."""
         self.verdicts = self.enforcements = self.lost = 0
         """How many of each are in the trail."""
         self.unwritten = 0
@@ -135,19 +142,20 @@ class TrailWriter:
         self._frames = 0
         self._kept = 0
         """The number after that of the last event in the file."""
+        self._clock = clock
         self._pending: list[Item] = []
-        self._pending_since_ns = self._ticked_ns = time.monotonic_ns()
+        self._pending_since_ns = clock()
         self._encoder = msgspec.json.Encoder()
         self._fast, self._small = _fast(), _small()
         self._busy = False
         self._open: _OpenFrame | None = None
-        self._folder_synced = False
         self._closed = False
         self._fd = _create(self.path)
+        self._disk = DiskSync(self._fd, self.path.absolute().parent)
         try:
             if owner is not None:
                 os.fchown(self._fd, *owner)
-            frame = _OpenFrame(self._small, self._ticked_ns)
+            frame = _OpenFrame(self._small, 0)
             frame.add(self._encoder.encode(header) + b"\n")
             self._store(frame.finish())
         except OSError as error:
@@ -166,10 +174,15 @@ class TrailWriter:
             self._encode()
 
     def flush(self, sync: bool) -> None:
-        """Put everything so far into the file, as a frame; with `sync`, onto the disk: a power cut keeps it."""
+        """Put everything so far into the file, as a frame.
+
+        With `sync` it is on the disk some milliseconds later, where a power cut finds it; nobody waits for that.
+        """
         self._encode()
         if self._open is not None:
-            self._close_frame(sync)
+            self._close_frame()
+        if sync:
+            self._disk.request()
 
     def tick(self, now_ns: int) -> None:
         """Close a frame that is a second old. To be called about ten times a second (CLOCK_MONOTONIC)."""
@@ -189,7 +202,10 @@ class TrailWriter:
         if not self._close_last(reason, code, complete):
             # A full disk: without what was still open, there may be room to say how it ended.
             self._close_last(reason, code, complete)
-        if not self.error and os.fstat(self._fd).st_nlink == 0:
+        self._disk.finish()
+        if self._disk.error:
+            self.error = f"{self.path} {self._disk.error}"
+        elif not self.error and os.fstat(self._fd).st_nlink == 0:
             self.error = f"{self.path} was deleted while it was written"
         os.close(self._fd)
         return self.head
@@ -205,11 +221,9 @@ class TrailWriter:
             items = pending[start : start + _SLICE]
             frame = self._open or self._begin_frame()
             frame.add(self._encoder.encode_lines(items))
-            before = frame.events
-            frame.count(items)
-            self.events += frame.events - before
+            self.events += frame.count(items)
             if frame.text_bytes >= FRAME_TEXT_BYTES:
-                self._close_frame(sync=False)
+                self._close_frame()
         pending.clear()
 
     def _begin_frame(self) -> _OpenFrame:
@@ -220,19 +234,19 @@ class TrailWriter:
         frame = self._open = _OpenFrame(compressor, self._pending_since_ns)
         frame.add(self._encoder.encode(Frame(self._frames, self.head, first)) + b"\n")
         if missing:
-            frame.add(self._encoder.encode(Lost(time.monotonic_ns(), missing, DISK_FULL)) + b"\n")
+            frame.add(self._encoder.encode(Lost(self._clock(), missing, DISK_FULL)) + b"\n")
         return frame
 
-    def _close_frame(self, sync: bool, *, sealed: bool = False) -> bool:
+    def _close_frame(self, *, sealed: bool = False) -> bool:
         """Write the open frame; False if that failed. The next one begins empty either way."""
         frame = self._open
         assert frame is not None
         self._open = None
-        now_ns = time.monotonic_ns()
+        now_ns = self._clock()
         self._busy = frame.text_bytes >= FRAME_TEXT_BYTES and now_ns - frame.opened_ns < _BUSY_NS
         self._pending_since_ns = now_ns
         try:
-            self._store(frame.finish(), sync=sync, sealed=sealed)
+            self._store(frame.finish(), sealed=sealed)
         except OSError as error:
             self.error = f"{self.path} could not be written: {error.strerror}"
             self.unwritten += frame.events
@@ -249,19 +263,17 @@ class TrailWriter:
         lost = self.lost + frame.lost
         complete = complete and not lost and not self.unwritten
         verdicts, enforcements = self.verdicts + frame.verdicts, self.enforcements + frame.enforcements
-        now_ns = time.monotonic_ns()
+        now_ns = self._clock()
         end = End(now_ns, reason, code, complete, self.events, verdicts, enforcements, lost, self.unwritten)
         frame.add(self._encoder.encode(end) + b"\n")
-        return self._close_frame(sync=True, sealed=True)
+        return self._close_frame(sealed=True)
 
-    def _store(self, frame: bytes, *, sync: bool = False, sealed: bool = False) -> None:
+    def _store(self, frame: bytes, *, sealed: bool = False) -> None:
         """Append a whole frame to the file, or leave the file as it was and raise OSError."""
         digest = hashlib.sha256(frame)
         data = frame + SEAL_PREFIX + digest.digest() if sealed else frame
         try:
             _write(self._fd, data, self.file_bytes)
-            if sync:
-                self._sync()
         except OSError:
             with contextlib.suppress(OSError):
                 os.ftruncate(self._fd, self.file_bytes)
@@ -269,17 +281,6 @@ class TrailWriter:
         self.file_bytes += len(data)
         self._frames += 1
         self.head = digest.hexdigest()
-
-    def _sync(self) -> None:
-        if not self._folder_synced:
-            # Or a power cut would keep the data and lose the name.
-            folder = os.open(self.path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
-            self._folder_synced = True
-        os.fdatasync(self._fd)
 
 
 def _create(path: Path) -> int:

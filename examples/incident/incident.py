@@ -84,8 +84,8 @@ def run_audited(stage: Stage, out: Path, profile: str) -> int:
         (len(acts) == story.ACT_COUNT, "the agent came to the end of its acts"),
         (all(act.innocent for act in acts if act.is_ordinary), "ordinary work passed without an alarm"),
         (all(act.caught for act in acts if not act.is_ordinary), "every other act was caught"),
-        (_ebpfaudit("verify", str(trail)), "the trail verifies"),
-        (_ebpfaudit("replay", str(trail)), "the trail replays to the same verdicts"),
+        (verify(trail), "the trail verifies"),
+        (replay(trail), "the trail replays to the same verdicts"),
     ]
     print()
     for passed, what in checks:
@@ -129,9 +129,18 @@ def run_to_end(command: list[str], environment: dict[str, str]) -> int:
                 process.wait()
 
 
-def _ebpfaudit(*arguments: str) -> bool:
-    print(f"\n$ ebpfaudit {' '.join(arguments[:-1])} {shown(arguments[-1])}", flush=True)
-    return subprocess.run([str(EBPFAUDIT), *arguments], check=False).returncode == 0
+def verify(trail: Path) -> bool:
+    print(f"\n$ ebpfaudit verify {shown(trail)}", flush=True)
+    return subprocess.run([str(EBPFAUDIT), "verify", str(trail)], check=False).returncode == 0
+
+
+def replay(trail: Path) -> bool:
+    """The verdicts themselves were told above; the comparison is what is left to show."""
+    print(f"\n$ ebpfaudit replay --json {shown(trail)} >/dev/null", flush=True)
+    command = [str(EBPFAUDIT), "replay", "--json", str(trail)]
+    done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False)
+    print(done.stderr, end="")
+    return done.returncode == 0
 
 
 def shown(path: Path | str) -> str:

@@ -146,8 +146,14 @@ def _remove_namespace(namespace: str) -> None:
     """Nobody but this stage's processes can be in there."""
     if not Path("/run/netns", namespace).exists():
         return
-    listed = subprocess.run(["ip", "netns", "pids", namespace], capture_output=True, text=True, check=False)
-    for pid in listed.stdout.split():
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(int(pid), signal.SIGKILL)
+    while pids := _processes_in(namespace):
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.01)
     _ip("netns", "delete", namespace)
+
+
+def _processes_in(namespace: str) -> list[int]:
+    listed = subprocess.run(["ip", "netns", "pids", namespace], capture_output=True, text=True, check=True)
+    return [int(pid) for pid in listed.stdout.split()]

@@ -22,42 +22,49 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def _nothing_stays(tmp_path, monkeypatch):
-    """Namespaces, devices, temporary files, cgroups and processes: all gone after every test here."""
+@pytest.fixture
+def start(tmp_path, monkeypatch):
+    """Starts the incident; at the end of the test nothing of it may be left."""
     folder = tmp_path / "temporary"
     folder.mkdir()
     monkeypatch.setenv("TMPDIR", str(folder))
-    before = leftovers()
-    yield
-    assert leftovers() == before
+    pids = []
+
+    def start(*options):
+        command = [sys.executable, str(INCIDENT), "--out", str(tmp_path / "out"), *options]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        pids.append(process.pid)
+        return process
+
+    yield start
     assert list(folder.iterdir()) == []
+    for pid in pids:
+        assert leftovers(f"incident-{pid}", str(tmp_path)) == []
 
 
-def leftovers():
-    found = {
-        path for pattern in ("/run/netns", "/dev") for path in Path(pattern).glob("ebpfaudit-incident-*")
-    }
-    found |= set(Path("/sys/fs/cgroup").glob("**/*incident-*"))
-    for cmdline in Path("/proc").glob("[0-9]*/cmdline"):
+def leftovers(stage, folder):
+    """Namespaces, devices, keys, cgroups and processes of a stage. Others may be up at the same time."""
+    found = [path for parent in ("/run", "/run/netns", "/dev") for path in Path(parent).glob(f"*{stage}*")]
+    found += Path("/sys/fs/cgroup").glob(f"**/*{stage}*")
+    for process in Path("/proc").glob("[0-9]*"):
         try:
-            if b"examples/incident/" in cmdline.read_bytes():
-                found.add(cmdline)
-        except (FileNotFoundError, ProcessLookupError):
+            said = (process / "cmdline").read_bytes() + (process / "environ").read_bytes()
+        except OSError:  # gone, or not ours to read
             continue
+        if process.name != str(os.getpid()) and (stage.encode() in said or folder.encode() in said):
+            found.append(said)
     return found
 
 
-def act_out(tmp_path, *options):
-    command = [sys.executable, str(INCIDENT), "--out", str(tmp_path / "out"), *options]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stdout + done.stderr
+def act_out(start, tmp_path, *options):
+    said, _ = start(*options).communicate(timeout=240)
     (report,) = (path for path in (tmp_path / "out").glob("*.json") if not path.name.endswith(".result.json"))
-    return {act["name"]: act for act in json.loads(report.read_text())}
+    return said, {act["name"]: act for act in json.loads(report.read_text())}
 
 
-def test_unguarded_every_act_succeeds(tmp_path):
-    acts = act_out(tmp_path, "--unguarded")
+def test_unguarded_every_act_succeeds(start, tmp_path):
+    said, acts = act_out(start, tmp_path, "--unguarded")
+    assert "Every act succeeded." in said
     assert list(acts) == ["ordinary work", *ATTACKS]
     assert all(act["ok"] for act in acts.values())
     assert len(acts["internal scan"]["outside"]) == 4
@@ -67,8 +74,10 @@ def test_unguarded_every_act_succeeds(tmp_path):
     assert len(acts["metadata request"]["outside"]) == 1
 
 
-def test_audited_every_act_is_caught(tmp_path):
-    acts = act_out(tmp_path)
+def test_audited_every_act_is_caught(start, tmp_path):
+    said, acts = act_out(start, tmp_path)
+    assert "\nNO " not in said, said
+    assert said.count("\nyes  ") == 5, said
     assert list(acts) == ["ordinary work", *ATTACKS]
     ordinary = acts.pop("ordinary work")
     assert ordinary["innocent"], ordinary
@@ -88,14 +97,12 @@ def test_audited_every_act_is_caught(tmp_path):
 
 @pytest.mark.parametrize("audited", [[], ["--unguarded"]], ids=["audited", "unguarded"])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
-def test_interrupted_nothing_stays(tmp_path, audited, number):
-    command = [sys.executable, str(INCIDENT), "--out", str(tmp_path / "out"), *audited]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    with process:
-        for line in process.stderr:
+def test_interrupted_nothing_stays(start, audited, number):
+    with start(*audited) as process:
+        for line in process.stdout:
             if line.startswith("agent: 1."):
                 break
         time.sleep(0.5)  # the middle of ordinary work, with a handful of processes
         process.send_signal(number)
-        process.stderr.read()
+        process.stdout.read()
         assert process.wait(30) == 128 + number

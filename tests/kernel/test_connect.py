@@ -296,7 +296,7 @@ def test_how_a_connect_ended(audit):
     assert audited.exit_code == 0, audited.stderr
     done = audited.of("connect", phase="done")
     assert {event.port: event.result for event in done} == {
-        1: "refused", 2: "unreachable", 3: "EACCES", 4: "timeout", 5: "aborted", 6: "refused", 7: "aborted",
+        1: "refused", 2: "unreachable", 3: "denied", 4: "timeout", 5: "aborted", 6: "refused", 7: "aborted",
     }  # fmt: skip
     assert len(done) == 7
     assert {event.dst for event in done} == {"127.0.0.1", "203.0.113.1", "203.0.114.1", "192.0.2.9", "::1"}

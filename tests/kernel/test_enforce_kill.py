@@ -369,10 +369,10 @@ def bomb():
     end = time.monotonic() + 30
     while time.monotonic() < end:
         try:
-            os.fork()
+            if os.fork() and os.urandom(1)[0] < 64:
+                os._exit(0)     # churn: pids come and go, and parents are lost
         except OSError:
-            if os.urandom(1)[0] < 16:
-                os._exit(0)
+            time.sleep(0.001)
 def top():
     child(bomb)
     rest("top")
@@ -391,8 +391,7 @@ rest("root")
     record = stage.strike(top, enforcer=stage.enforcer(gone_timeout_s=10))
     took_s = time.monotonic() - begin
     assert record.result == "killed", record
-    # Without a freezer the bomb goes on, and partly ends by itself, while it is being stopped.
-    assert record.processes > (50 if stage.cgroup else 1)
+    assert record.processes > 50
     assert stage.tagged() <= {stage.pid("root"), stage.pid("sibling")}
     assert took_s < 10
     assert stage.awake(stage.pid("sibling"))

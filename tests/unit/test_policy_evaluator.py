@@ -340,7 +340,8 @@ EVERYTHING = (
             ]
         )
     )
-    + '[exec]\ndeny = ["/usr/bin/*"]\n[gpu]\ndefault = "log"\nallow = ["GPU-1"]\n[network]\ndefault = "alert"\nkill = ["any:53"]\n'
+    + '[exec]\ndeny = ["/usr/bin/*"]\n[gpu]\ndefault = "log"\nallow = ["GPU-1"]\n'
+    '[network]\ndefault = "alert"\nkill = ["any:53"]\n'
 )
 PROFILES = [
     parse_profile(EVERYTHING, "everything"),
