@@ -75,6 +75,10 @@ class ProcessTable:
             process = self._by_pid[pid] = Process(pid, start)
         return process
 
+    def knows(self, pid: int, start: int) -> bool:
+        process = self._by_pid.get(pid)
+        return process is not None and process.start == start
+
     def tree_of(self, process: Process) -> list[Process]:
         """Every live process of the tree that `process` belongs to, in no order."""
         top = process.tree

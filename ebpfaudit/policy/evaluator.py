@@ -26,6 +26,7 @@ from ebpfaudit.events import (
     Seen,
     Step,
 )
+from ebpfaudit.gpu import JUDGED_KINDS
 from ebpfaudit.policy.compiled import VALUE_CHARS, CompiledRule, Facts, Finding, endpoint
 from ebpfaudit.policy.matching import match_paths
 from ebpfaudit.policy.windows import Windows
@@ -39,7 +40,6 @@ MAX_REMEMBERED = 16_384
 Findings = tuple[Finding, ...]
 Verdicts = tuple[Verdict, ...]
 
-_DECIDED_GPU_EVENTS = ("open", "context")
 _IDENTITY_FIELDS = ("exe", "argv", "cwd", "script", "uid")
 
 
@@ -116,7 +116,10 @@ class Evaluator:
     def _connect(self, event: Connect) -> Verdicts:
         memory = self._memories.get(event.pid)
         if memory is None or memory.start != event.start:
-            memory = self._remember(event.pid, event.start)
+            if event.phase == "done" and not self.processes.knows(event.pid, event.start):
+                memory = _Memory(Process(event.pid, event.start), {})  # answered after its end: not entered again
+            else:
+                memory = self._remember(event.pid, event.start)
         question: Hashable = (event.dst, event.port, event.protocol, event.phase, event.result)
         if self._comm_matters:
             question = (question, event.comm)
@@ -223,7 +226,7 @@ class Evaluator:
     def _judge_gpu(self, event: Gpu, process: Process) -> Findings:
         findings: list[Finding] = []
         facts = Facts(process, event, event.result)
-        if self.profile.gpu is not None and event.event in _DECIDED_GPU_EVENTS:
+        if self.profile.gpu is not None and event.event in JUDGED_KINDS:
             action, entry = self.profile.gpu.decide(event.device, event.uuid)
             if action != "allow":
                 field, value = ("uuid", event.uuid) if event.uuid else ("device", event.device)

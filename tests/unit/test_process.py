@@ -102,3 +102,15 @@ def test_daemon_that_forks_and_exits_for_ever_costs_no_memory():
         pid = child
     assert len(table) <= 6
     assert table.get(pid, 5000).tree is table.get(2, 10)
+
+
+def test_an_answer_that_comes_after_the_end_enters_nobody():
+    from ebpfaudit.events import Connect
+    from ebpfaudit.policy.evaluator import Evaluator
+    from ebpfaudit.profiles.load import parse_profile
+
+    evaluator = Evaluator(parse_profile('name = "x"', "test"))
+    evaluator.evaluate(Fork(1, 10, 5, 11, 6))
+    evaluator.evaluate(Exit(2, 11, 6))
+    evaluator.evaluate(Connect(3, 11, 6, "x", "ipv4", "tcp", "10.0.0.1", 80, "done", "aborted"))
+    assert [process.pid for process in evaluator.processes.alive()] == [10]
