@@ -26,16 +26,16 @@ lint: ## Style and types (no root)
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
-	@if command -v clang-format >/dev/null; then clang-format --dry-run --Werror probes/*.[ch]; \
+	@if command -v clang-format >/dev/null; then clang-format --dry-run --Werror probes/*.[ch] examples/*/*.c; \
 	else echo 'lint: no clang-format, so the style of probes/ was not checked' >&2; fi
 
 unit: ## The tests that need neither root nor bcc
 	@./setup.sh unit
 	$(PYTHON) -m pytest -m 'not kernel' $(TESTS)
 
-golden: ## Rewrite the expected verdicts under tests/trails; review the diff
+golden: ## Rewrite the expected verdicts of the profiles' fixtures; review the diff
 	@./setup.sh unit
-	WRITE_GOLDEN=1 $(PYTHON) -m pytest tests/trails
+	EBPFAUDIT_WRITE_GOLDEN=1 $(PYTHON) -m pytest tests/unit/test_profile_fixtures.py
 
 bench: ## Measure: slow-down, throughput, time to kill, start-up, memory, trail size (root)
 	@./setup.sh run

@@ -5,6 +5,7 @@ Everything that start-up makes is unwound in reverse, on every way out.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
@@ -55,6 +56,8 @@ class Plan(Struct, frozen=True):
     enforce: bool
     ring_bytes: int
     gpu_devices: tuple[str, ...] = ()
+    realtime: bool = True
+    """Ask for real-time scheduling: an agent's fork bomb then does not delay its own end."""
 
 
 class Outcome(Struct):
@@ -151,6 +154,8 @@ class Session:
         self._stack.callback(pipeline.close)
         self._gpu.register(pipeline.decoder)
         self._catch_signals(pipeline)
+        if plan.realtime:
+            self._stack.callback(_become_realtime())
         began = time.monotonic()
         environment = {**os.environ, "EBPFAUDIT_EPISODE": plan.episode}
         if plan.step:
@@ -314,6 +319,17 @@ class Session:
             if self._cgroup.populated() and self._cgroup.can_kill:
                 self._cgroup.kill_all()
             self._cgroup.remove()
+
+
+def _become_realtime() -> Callable[[], None]:
+    """Let no ordinary process keep us from a CPU, if the host permits; what we start is ordinary again.
+
+    Returns what undoes it.
+    """
+    before = os.sched_getscheduler(0), os.sched_getparam(0)
+    with contextlib.suppress(OSError):  # no CAP_SYS_NICE, or a v1 cpu cgroup without a real-time share
+        os.sched_setscheduler(0, os.SCHED_FIFO | os.SCHED_RESET_ON_FORK, os.sched_param(1))
+    return lambda: os.sched_setscheduler(0, *before)
 
 
 def default_trail(episode: str, folder: Path = Path("/var/log/ebpfaudit")) -> Path:

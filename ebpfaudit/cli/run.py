@@ -28,12 +28,14 @@ from ebpfaudit.kernel.compile import Compiler
               help="Treat a character device as a GPU's, e.g. /dev/gpu0=nvidia. May be repeated.")  # fmt: skip
 @click.option("--ring-size", type=int, default=8192, show_default=True, metavar="KIB",
               help="Size of the ring buffer: a power of two.")  # fmt: skip
+@click.option("--realtime/--no-realtime", default=True, show_default=True,
+              help="Real-time scheduling for the auditor (not for the command), where the host permits it.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Alerts and summary as JSON lines on stderr.")
 @click.option("--quiet", "-q", is_flag=True, help="No start line and no summary; alerts are still shown.")
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 def run(
     profile: str, episode: str | None, step: str, trail: str | None, result: str | None, user: str | None,
-    enforce: str, gpu_devices: tuple[str, ...], ring_size: int, as_json: bool, quiet: bool,
+    enforce: str, gpu_devices: tuple[str, ...], ring_size: int, realtime: bool, as_json: bool, quiet: bool,
     command: tuple[str, ...],
 ) -> int:  # fmt: skip
     """Run COMMAND as an episode under audit.
@@ -58,7 +60,7 @@ def run(
 
         plan = Plan(
             command, episode or f"run-{time.strftime('%Y%m%dT%H%M%S')}-{os.getpid()}", load_profile(profile), step,
-            choose_user(user), enforce == "on", ring_size << 10, gpu_devices,
+            choose_user(user), enforce == "on", ring_size << 10, gpu_devices, realtime,
         )  # fmt: skip
         reporter = Reporter(plan, as_json=as_json, quiet=quiet, result=Path(result) if result else None)
         session = Session(plan, compiler, reporter.observe)

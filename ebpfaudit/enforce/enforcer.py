@@ -19,6 +19,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Literal
 
@@ -110,6 +111,8 @@ class Enforcer:
         process = self._find(event)
         scope, target = self._target(process, verdict.scope)
         if target is None or not self._anyone(target, process):
+            if verdict.action == "kill" and getattr(event, "decision", "") == "kill":
+                return scope, "killed", _by_probe(event)
             return scope, "already-exited", Ending()
         if verdict.action == "freeze":
             return scope, "frozen", self._hold(target, process)
@@ -129,6 +132,8 @@ class Enforcer:
         if process is not None and scope == "tree" and not ending.survivors:
             self._gone.add(process.tree.key)
         if not ending.found:
+            if getattr(event, "decision", "") == "kill":
+                return scope, "killed", _by_probe(event)
             return scope, "already-exited", ending
         return scope, "partial" if ending.survivors else "killed", ending
 
@@ -183,6 +188,11 @@ class Enforcer:
                 return candidate.pid
         starts = {process.pid: process.start for process in self._processes.alive()}
         return min(found, key=lambda pid: (starts.get(pid, sys.maxsize), pid), default=0)
+
+
+def _by_probe(event: Event) -> Ending:
+    """The probe's own signal ended the offender, who was the last of its tree."""
+    return Ending({getattr(event, "pid", 0)}, "probe", event.ts_ns, time.monotonic_ns())
 
 
 @contextlib.contextmanager

@@ -49,6 +49,8 @@ class _Preamble(Struct):
 class Trail:
     """One trail, open for one reading. Iterate it for what was recorded; then all else here is known.
 
+    It closes itself when all has been read.
+
     Reading goes on behind damage as long as a next frame can be found. No text of a trail is to be trusted,
     not even to be printable.
     """
@@ -153,6 +155,8 @@ class Trail:
         except FrameDamage as damage:
             self._cut = True
             self.complain(self.offset, f"{damage}; nothing can be read from here on")
+        finally:
+            self.close()
 
     def _expand(self, frame: RawFrame) -> list[bytes]:
         pieces = expand(frame)
@@ -213,12 +217,6 @@ class Trail:
             self.complain(frame.offset, line.why)
         elif isinstance(line, End) and self.end is None:
             self.end = line
-            claimed = (line.events, line.verdicts, line.enforcements, line.lost, line.unwritten)
-            found = (self.events, self.verdicts, self.enforcements, self.lost, self.unwritten)
-            names = ("events", "verdicts", "enforcements", "lost", "unwritten")
-            for name, claim, count in zip(names, claimed, found, strict=True):
-                if claim != count:
-                    self.complain(frame.offset, f"the end line says {claim} {name}, but here are {count}")
         else:
             self.complain(frame.offset, "it has a line that belongs elsewhere: header, frame or end")
 
@@ -238,11 +236,14 @@ class Trail:
         if self._cut:
             return
         if self.end is None:
-            self._note(
-                self.offset,
-                "the trail was not closed: the recorder still writes, was stopped, or the rest was cut off",
-            )
-        elif not self._sealed:
+            why = "the recorder still writes, was stopped, or the rest was cut off"
+            self._note(self.offset, f"the trail was not closed: {why}")
+            return
+        for name in ("events", "verdicts", "enforcements", "lost", "unwritten"):
+            claim, count = getattr(self.end, name), getattr(self, name)
+            if claim != count:
+                self.complain(self.offset, f"the end line says {claim} {name}, but here are {count}")
+        if not self._sealed:
             self._note(self.offset, "the seal is missing: cut off")
 
     def _break(self, offset: int, what: str) -> None:

@@ -15,11 +15,7 @@ import pytest
 INCIDENT = Path(__file__).resolve().parents[2] / "examples" / "incident" / "incident.py"
 ATTACKS = ["internal scan", "reverse tunnel", "renamed tunnel", "renamed miner", "metadata request"]
 
-pytestmark = [
-    pytest.mark.kernel,
-    pytest.mark.slow,
-    pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces and probes need root"),
-]
+pytestmark = [pytest.mark.kernel, pytest.mark.slow, pytest.mark.usefixtures("kernel")]
 
 
 @pytest.fixture

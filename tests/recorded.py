@@ -57,7 +57,9 @@ class Clock:
 
 def exits(count, first=0, pid=1000):
     """Events that take little space, and differ."""
-    return [e.Exit(1_000_000_000 + number * 1000, pid + number, number) for number in range(first, first + count)]
+    return [
+        e.Exit(1_000_000_000 + number * 1000, pid + number, number) for number in range(first, first + count)
+    ]
 
 
 def open_writer(path, header=HEADER, clock=None):
