@@ -14,7 +14,7 @@ python=${PYTHON:-/usr/bin/python3}  # the distribution's: only that one can impo
 packages="python3-bpfcc python3-venv gcc libc6-dev make git iproute2 procps openssh-client openssh-server"
 case $purpose in
     run) extra=run ;;
-    test) extra=dev packages="$packages clang-format sudo" ;;
+    test) extra=dev packages="$packages clang-format sudo zstd" ;;
     unit) extra=dev packages="" ;;
     *) echo "usage: ./setup.sh run|test|unit" >&2 && exit 2 ;;
 esac

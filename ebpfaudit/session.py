@@ -17,7 +17,7 @@ from typing import Literal
 from msgspec import Struct
 
 from ebpfaudit import __version__
-from ebpfaudit.enforce.cgroup import EpisodeCgroup, cgroup2_mount
+from ebpfaudit.enforce.cgroup import EpisodeCgroup, cgroup2_mount, remove_abandoned
 from ebpfaudit.enforce.enforcer import Enforcer
 from ebpfaudit.episodes import Episode, Item, Recorder
 from ebpfaudit.errors import EXIT_POLICY_KILL
@@ -109,6 +109,8 @@ class Session:
         self._gpu = GpuTables(self.probes, plan.gpu_devices)
         self._gpu.write_section(NUMBER, plan.profile)
         self._tables.set_episode(NUMBER, plan.profile, enforce=plan.enforce)
+        self._tables.freeze_sections()
+        self._orphans = remove_abandoned(self._mount) if self._mount else []
         self._cgroup = EpisodeCgroup(plan.episode) if self._mount else None
         stack.callback(self._remove_cgroup)
         if self._cgroup is not None:
@@ -120,11 +122,13 @@ class Session:
         return coverage.coverage(self._support)
 
     def gaps(self) -> list[str]:
-        """What is not."""
-        return [
-            *coverage.gaps(self._support),
-            *(f"{hook}: {why}" for hook, why in self.probes.missing.items()),
-        ]
+        """What is not covered, on this kernel and in this run."""
+        found = [*coverage.gaps(self._support)]
+        found += [f"{hook}: {why}" for hook, why in self.probes.missing.items()]
+        if self._plan.user is None and os.geteuid() == 0:
+            found.append("the command runs as root, who can undo an audit: give --user")
+        found += [f"processes of an episode whose auditor was killed still run in {path}" for path in self._orphans]
+        return found
 
     def header(self, command_line: Sequence[str]) -> Header:
         """The first line of this run's trail."""

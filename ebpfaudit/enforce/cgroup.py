@@ -240,6 +240,24 @@ class EpisodeCgroup(Cgroup):
         return removed
 
 
+def remove_abandoned(mount: Path) -> list[Path]:
+    """Remove the empty cgroups of auditors that were killed. Returns those where processes still run."""
+    inhabited = []
+    for path in mount.joinpath(PARENT).glob("*-*"):
+        owner = re.search(r"-(\d+)(?:-\d+)?$", path.name)
+        if owner is None or Path("/proc", owner[1]).exists():
+            continue
+        try:
+            populated = "populated 1" in (path / "cgroup.events").read_text()
+        except OSError:
+            continue  # somebody else was quicker
+        if populated:
+            inhabited.append(path)
+        else:
+            _remove_tree(path, timeout_s=0)
+    return inhabited
+
+
 def _read_pids(fd: int) -> set[int]:
     """cgroup.procs comes in pieces of a page. A process outside our pid namespace reads as 0."""
     chunks = []

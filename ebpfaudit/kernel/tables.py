@@ -113,6 +113,11 @@ class Tables:
         for device, inode in _executables(profile.exec_deny):
             self._exec[_EXEC_KEY.pack(inode, device, number)] = _U32.pack(1)
 
+    def freeze_sections(self) -> None:
+        """No user process, root included, can change the sections' tables any more. They were the last."""
+        for table in (self._network, self._unix, self._exec):
+            table.freeze()
+
     def forget_episode(self, number: int) -> None:
         """Take an episode's switches away; its number may be given out again once its processes are gone."""
         self._episodes[_U32.pack(number)] = _EPISODE_CONFIG.pack(0, 0, 0, 0, 0, 0)

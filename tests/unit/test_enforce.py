@@ -209,3 +209,14 @@ def test_stat_counts_fields_from_behind_the_name(sleepers, tmp_path):
         finally:
             process.kill()
     assert read_stat(process.pid) is None
+
+
+def test_cgroups_of_killed_auditors_that_still_hold_processes_are_named(tmp_path):
+    from ebpfaudit.enforce.cgroup import PARENT, remove_abandoned
+
+    gone = 2**22 + 1  # above every pid_max
+    for name, populated in ((f"old-{gone}", 0), (f"old-{gone}-2", 1), (f"mine-{os.getpid()}", 0)):
+        (tmp_path / PARENT / name).mkdir(parents=True)
+        (tmp_path / PARENT / name / "cgroup.events").write_text(f"populated {populated}\nfrozen 0\n")
+    assert [path.name for path in remove_abandoned(tmp_path)] == [f"old-{gone}-2"]
+    assert (tmp_path / PARENT / f"mine-{os.getpid()}").exists()
