@@ -27,6 +27,7 @@ Take = Callable[[str, Sequence[Event]], None]
 """Is given a batch of one episode's events; "" is the name of what belongs to none."""
 
 _LOOK_FOR_EPISODES_NS = 500_000_000
+_COUNT_EVERY_NS = 1_000_000_000
 _TAG = struct.Struct("=IIQ")
 _FOLLOWED = 1
 """Number of the processes that were asked for by pid or cgroup. Episodes are numbered from there on."""
@@ -63,7 +64,7 @@ class Watch:
         self._watched: dict[int, Watched] = {}
         self._known: dict[str, int] = {}
         self._next_number = _FOLLOWED + 1
-        self._next_look_ns = 0
+        self._next_look_ns = self._next_count_ns = 0
 
     @property
     def lost(self) -> int:
@@ -76,6 +77,14 @@ class Watch:
         if self._wanted is not None and now_ns >= self._next_look_ns:
             self._next_look_ns = now_ns + _LOOK_FOR_EPISODES_NS
             self.look_for_episodes()
+
+    def count_gpu(self, gpu: GpuTables, now_ns: int) -> None:
+        """Pass on, about once a second, how many driver calls there were."""
+        if now_ns >= self._next_count_ns:
+            self._next_count_ns = now_ns + _COUNT_EVERY_NS
+            for number, event in gpu.collect(now_ns):
+                if number in self._watched:
+                    self._watched[number].judge([event])
 
     def add(self, number: int, name: str) -> None:
         watched = self._watched[number] = Watched(number, name, self._take)
@@ -133,6 +142,7 @@ def watch(
         gpu.register(pipeline.decoder)
         watch_ = Watch(pipeline, tables, take, None if pids or cgroup else tuple(episodes))
         watch_.add(0, "")
+        pipeline.every_look(lambda now_ns: watch_.count_gpu(gpu, now_ns))
         if everything:
             take("", seen_processes())
         if pids or cgroup:

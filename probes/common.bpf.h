@@ -104,18 +104,19 @@ static __always_inline void fill_header_current(struct record_header *header, u3
 	fill_header(header, kind, tag ? tag->episode : 0, tgid, start_ns);
 }
 
+/* Atomic although there is a counter for each CPU: cgroup hooks can be preempted between load and store. */
 static __always_inline void count_emitted(u32 episode)
 {
 	struct episode_counters *counter = counters.lookup(&episode);
 	if (counter)
-		counter->emitted += 1;
+		__sync_fetch_and_add(&counter->emitted, 1);
 }
 
 static __always_inline void count_lost(u32 episode)
 {
 	struct episode_counters *counter = counters.lookup(&episode);
 	if (counter)
-		counter->lost += 1;
+		__sync_fetch_and_add(&counter->lost, 1);
 }
 
 /* A wake-up costs the audited process about 20 us, so it is paid only when the reader says that it sleeps. */

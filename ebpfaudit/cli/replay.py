@@ -83,10 +83,10 @@ def _print_comparison(found: Comparison, same_profile: bool, stream: IO[str]) ->
 
     colour = wants_colour(stream)
     word, style = ("identical", GREEN) if found.identical else ("differ", ALARM)
-    whose = "recorded ones" if same_profile else "ones recorded under the original profile"
+    recorded = f"the {found.recorded:,} recorded {'ones' if same_profile else 'under the original profile'}"
     print(
         f"{found.replayed:,} verdicts on {found.events:,} events; {style if colour else ''}{word}{RESET if colour else ''}"
-        f" {'to' if found.identical else 'from'} the {found.recorded:,} {whose}",
+        f" {'to' if found.identical else 'from'} {recorded}",
         file=stream,
     )
     if found.identical:
