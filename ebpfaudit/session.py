@@ -17,7 +17,7 @@ from typing import Literal
 from msgspec import Struct
 
 from ebpfaudit import __version__
-from ebpfaudit.enforce.cgroup import EpisodeCgroup, cgroup2_mount, remove_abandoned
+from ebpfaudit.enforce.cgroup import EpisodeCgroup, remove_abandoned
 from ebpfaudit.enforce.enforcer import Enforcer
 from ebpfaudit.episodes import Episode, Item, Recorder
 from ebpfaudit.errors import EXIT_POLICY_KILL
@@ -29,6 +29,7 @@ from ebpfaudit.kernel.loader import Probes, load
 from ebpfaudit.kernel.procfs import start_ticks
 from ebpfaudit.kernel.tables import Tables
 from ebpfaudit.launch import Launcher, User
+from ebpfaudit.mounts import cgroup2_mount
 from ebpfaudit.pipeline import Pipeline
 from ebpfaudit.profiles.load import Profile, profile_hash, resolved_text
 from ebpfaudit.registry import Registration, take

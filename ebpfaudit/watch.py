@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from ebpfaudit.enforce.cgroup import Cgroup, cgroup2_mount
+from ebpfaudit.enforce.cgroup import Cgroup
 from ebpfaudit.episodes import Recorder
 from ebpfaudit.errors import UsageError
 from ebpfaudit.events import Event
@@ -20,6 +20,7 @@ from ebpfaudit.kernel.loader import load
 from ebpfaudit.kernel.privilege import require_privilege
 from ebpfaudit.kernel.procfs import descendants, seen_processes
 from ebpfaudit.kernel.tables import Tables
+from ebpfaudit.mounts import cgroup2_mount
 from ebpfaudit.pipeline import Pipeline
 from ebpfaudit.registry import Registration, active
 

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from ebpfaudit.errors import EpisodeError
+from ebpfaudit.mounts import cgroup2_mount
 
 PARENT = "ebpfaudit"
 """The directory that all concurrent runs on a host share."""
@@ -23,23 +24,6 @@ PARENT = "ebpfaudit"
 _EAGER_S = 0.002
 """How long a state is looked at every 50 us before we rely on notification: the kernel sends at most one
 cgroup.events notification per 10 ms (CGROUP_FILE_NOTIFY_MIN_INTV), so poll() alone would cost that much."""
-
-
-def cgroup2_mount(mountinfo: str | None = None) -> Path | None:
-    """Where cgroup v2 is mounted, unified or beside v1 ("hybrid"); None where it is not.
-
-    `mountinfo` is the text of /proc/self/mountinfo, which is read if it is not given.
-    """
-    if mountinfo is None:
-        mountinfo = Path("/proc/self/mountinfo").read_text(errors="surrogateescape")
-    found = []
-    for line in mountinfo.splitlines():
-        fields, _, kind = line.partition(" - ")
-        if kind.split(" ")[0] == "cgroup2":
-            escaped = fields.split(" ")[4]
-            found.append(re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), escaped))
-    usual = [point for point in found if point.startswith("/sys/fs/cgroup")]
-    return Path(min(usual or found, key=len)) if found else None
 
 
 def directory_name(episode: str) -> str:

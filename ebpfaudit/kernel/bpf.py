@@ -36,7 +36,8 @@ MAP_RINGBUF = 27
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def _syscall(number: int, *arguments: object) -> int:
+def syscall(number: int, *arguments: object) -> int:
+    """syscall(2) with ctypes arguments. Raises OSError."""
     result: int = _libc.syscall(ctypes.c_long(number), *arguments)
     if result < 0:
         error = ctypes.get_errno()
@@ -54,7 +55,7 @@ def _numbers() -> tuple[int, int]:
 def bpf(command: int, attr: bytes) -> int:
     """One bpf(2) call; `attr` is padded with zeros to a whole `union bpf_attr`."""
     buffer = ctypes.create_string_buffer(attr, _ATTR_SIZE)
-    return _syscall(_numbers()[0], ctypes.c_int(command), buffer, ctypes.c_uint(_ATTR_SIZE))
+    return syscall(_numbers()[0], ctypes.c_int(command), buffer, ctypes.c_uint(_ATTR_SIZE))
 
 
 def prog_load(prog_type: int, insns: bytes, attach_type: int = 0) -> int:
@@ -99,7 +100,7 @@ def attach_tracepoint(prog_fd: int, tracepoint_id: int) -> tuple[int, ...]:
     """Attach to a tracefs tracepoint through a perf event. Returns the fds that keep it attached."""
     perf_attr = ctypes.create_string_buffer(struct.pack("=IIQ", 2, 128, tracepoint_id), 128)
     close_on_exec = 8
-    event = _syscall(
+    event = syscall(
         _numbers()[1],
         perf_attr,
         ctypes.c_int(-1),

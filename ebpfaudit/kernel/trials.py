@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ebpfaudit.kernel import bpf
+from ebpfaudit.mounts import cgroup2_mount
 
 Trial = Callable[[], str]
 
@@ -138,19 +139,14 @@ def syscall_tracepoints() -> str:
 
 def cgroup2_root() -> Path:
     """Where cgroup v2 is mounted. Raises Missing."""
-    for line in Path("/proc/self/mounts").read_text().splitlines():
-        _, where, kind, *_ = line.split(" ")
-        if kind == "cgroup2":
-            return Path(where.replace("\\040", " "))
-    raise Missing("cgroup v2 is not mounted")
+    mount = cgroup2_mount()
+    if mount is None:
+        raise Missing("cgroup v2 is not mounted")
+    return mount
 
 
 def cgroup2_mounted() -> bool:
-    try:
-        cgroup2_root()
-    except Missing:
-        return False
-    return True
+    return cgroup2_mount() is not None
 
 
 def open_kernel_files(kind: str) -> int:
@@ -163,11 +159,11 @@ def open_kernel_files(kind: str) -> int:
     if os.path.ismount(where):
         return os.open(where, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     fsopen, fsconfig, fsmount, create, close_on_exec = 430, 431, 432, 6, 1  # same on every architecture
-    context = _syscall(fsopen, ctypes.c_char_p(kind.encode()), ctypes.c_uint(close_on_exec))
+    context = bpf.syscall(fsopen, ctypes.c_char_p(kind.encode()), ctypes.c_uint(close_on_exec))
     try:
         nothing = ctypes.c_void_p()
-        _syscall(fsconfig, ctypes.c_int(context), ctypes.c_uint(create), nothing, nothing, ctypes.c_int(0))
-        return _syscall(fsmount, ctypes.c_int(context), ctypes.c_uint(close_on_exec), ctypes.c_uint(0))
+        bpf.syscall(fsconfig, ctypes.c_int(context), ctypes.c_uint(create), nothing, nothing, ctypes.c_int(0))
+        return bpf.syscall(fsmount, ctypes.c_int(context), ctypes.c_uint(close_on_exec), ctypes.c_uint(0))
     finally:
         os.close(context)
 
@@ -181,17 +177,6 @@ def kernel_file(kind: str, name: str) -> str:
         os.close(root)
     with os.fdopen(fd) as file:
         return file.read().strip("\0\n ")
-
-
-_libc = ctypes.CDLL(None, use_errno=True)
-
-
-def _syscall(number: int, *arguments: object) -> int:
-    result: int = _libc.syscall(ctypes.c_long(number), *arguments)
-    if result < 0:
-        error = ctypes.get_errno()
-        raise OSError(error, os.strerror(error))
-    return result
 
 
 def active_lsms() -> tuple[str, ...]:

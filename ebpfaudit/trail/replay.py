@@ -10,6 +10,7 @@ from typing import Literal
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import astuple
 
 from ebpfaudit.errors import ProfileError, TrailError
 from ebpfaudit.events import Event
@@ -35,7 +36,7 @@ class Comparison(Struct, frozen=True):
     """The replayed verdicts beside the recorded ones."""
 
     identical: bool
-    """Byte for byte, in the same order."""
+    """Every field of every verdict, in the same order."""
     events: int
     recorded: int
     replayed: int
@@ -60,19 +61,18 @@ class Replay:
         self._trail = trail
         self.profile = profile or recorded_profile(trail)
         self._evaluator = Evaluator(self.profile)
-        self._encode = msgspec.json.Encoder().encode
         self._recorded, self._replayed = _Side(), _Side()
 
     def __iter__(self) -> Iterator[Judged]:
         evaluator = self._evaluator
         for number, item in self._trail.numbered():
             if isinstance(item, Verdict):
-                self._recorded.add(self._encode(item), self._replayed)
+                self._recorded.add(_canonical(item), self._replayed)
             elif not isinstance(item, Enforcement | dict):
                 # They differ only behind a gap, which the evaluator cannot know of.
                 evaluator.events = number
                 for verdict in evaluator.evaluate(item):
-                    self._replayed.add(self._encode(verdict), self._recorded)
+                    self._replayed.add(_canonical(verdict), self._recorded)
                     yield Judged(item, verdict)
 
     def compare(self) -> Comparison:
@@ -90,6 +90,11 @@ class Replay:
             vanished=vanished,
             differences=tuple(differences[:MAX_DIFFERENCES]),
         )
+
+
+def _canonical(verdict: Verdict) -> bytes:
+    """Every field of a verdict. In a trail, a field may or may not be written where it has its default."""
+    return msgspec.json.encode(astuple(verdict))
 
 
 class _Side:
@@ -119,7 +124,7 @@ class _Side:
 
     def first_unmatched(self) -> list[Verdict]:
         lines = islice(self._unmatched.elements(), MAX_DIFFERENCES)
-        return [msgspec.json.decode(line, type=Verdict) for line in lines]
+        return [Verdict(*msgspec.json.decode(line)) for line in lines]
 
 
 def recorded_profile(trail: Trail) -> Profile:

@@ -58,7 +58,7 @@ def _small() -> zstandard.ZstdCompressor:
         window_log=_WINDOW_LOG,
         chain_log=16,
         hash_log=16,
-        search_log=6,
+        search_log=5,
         min_match=6,
         target_length=0,
         strategy=zstandard.STRATEGY_LAZY2,

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from ebpfaudit.enforce.cgroup import EpisodeCgroup
 from ebpfaudit.enforce.enforcer import Enforcer
-from ebpfaudit.enforce.pidfd import read_stat
+from ebpfaudit.enforce.pidfd import read_stat, send
 from ebpfaudit.events import Exec, Fork
 from ebpfaudit.process import ProcessKey, ProcessTable
 from ebpfaudit.verdicts import Enforcement, Verdict
@@ -152,12 +152,12 @@ class Stage:
         event = Exec(time.monotonic_ns(), process.pid, process.start, 0, "/bin/x", ("x",), "/", "x", 0)
         return (enforcer or self.enforcer()).carry_out(verdict, event, time.monotonic_ns())
 
-    def awake(self, pid: int) -> bool:
+    def awake(self, pid: int, timeout_s: float = 15) -> bool:
         """The process runs user code: it answers a signal."""
         before = len(self.pids.get("awake", []))
         os.kill(pid, signal.SIGUSR1)
         with contextlib.suppress(AssertionError):
-            self.expect(1, timeout_s=2)
+            self.expect(1, timeout_s)
         return self.pids.get("awake", [])[before:] == [pid]
 
     def reap(self) -> None:
@@ -177,8 +177,9 @@ class Stage:
             (self.cgroup.path / "cgroup.freeze").write_text("0")
         while (left := self.tagged()) and time.monotonic() < end:
             for pid in left:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
+                stat = read_stat(pid)
+                if stat is not None and pid in self.tagged():  # a fork bomb's pids are soon another's
+                    send(pid, stat.start, signal.SIGKILL)
             self.reap()
         if self.root:
             self.root.wait(10)

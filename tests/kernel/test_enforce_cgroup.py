@@ -343,7 +343,7 @@ def test_a_frozen_episode_stays_frozen_through_a_kill(stage):
     assert (record.scope, record.result, record.method) == ("episode", "frozen", "cgroup.freeze")
     assert record.processes == 4
     assert stage.cgroup.frozen()
-    assert not stage.awake(stage.pid("sibling"))  # stopped: it had left the cgroup
+    assert not stage.awake(stage.pid("sibling"), timeout_s=1)  # stopped: it had left the cgroup
     killed = stage.strike(stage.key(stage.pid("top")), enforcer=enforcer)
     assert (killed.result, killed.processes) == ("killed", 2)
     assert stage.cgroup.frozen()

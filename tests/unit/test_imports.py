@@ -12,7 +12,7 @@ import ebpfaudit
 PACKAGE = Path(ebpfaudit.__file__).parent
 
 STAGES = (
-    {"", "errors", "text", "resources"},
+    {"", "errors", "text", "resources", "mounts"},
     {"process"},
     {"events"},
     {"verdicts"},
