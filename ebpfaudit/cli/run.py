@@ -59,7 +59,8 @@ def run(
         from ebpfaudit.session import Plan, Session
 
         plan = Plan(
-            command, episode or f"run-{time.strftime('%Y%m%dT%H%M%S')}-{os.getpid()}", load_profile(profile), step,
+            command, _label(episode) or f"run-{time.strftime('%Y%m%dT%H%M%S')}-{os.getpid()}", load_profile(profile),
+            _label(step),
             choose_user(user), enforce == "on", ring_size << 10, gpu_devices, realtime,
         )  # fmt: skip
         reporter = Reporter(plan, as_json=as_json, quiet=quiet, result=Path(result) if result else None)
@@ -70,3 +71,10 @@ def run(
             session.close()
     finally:
         compiler.stop()
+
+
+def _label(text: str | None) -> str:
+    """An ID or label as it is shown, kept and compared everywhere, whatever bytes it was given in."""
+    from ebpfaudit.text import show
+
+    return show(os.fsencode(text or ""))
