@@ -9,11 +9,6 @@
 
 #define READ(destination, base, offset) \
 	bpf_probe_read_kernel(&(destination), sizeof(destination), (void *)((u64)(base) + (offset)))
-/* The helpers bpf_probe_read_user and bpf_probe_read_user_str, by names of our own: for every call by their own
- * names, bcc 0.26 looks through all kernel symbols (50 ms each time) to see whether the kernel has them. */
-static long (*read_user)(void *destination, u32 size, const void *address) = (void *)112;
-static long (*read_user_string)(void *destination, u32 size, const void *address) = (void *)114;
-
 /* Hides a value's origin from the compiler, so that the bound checked next is not optimised away. */
 #define OPAQUE(value) asm volatile("" : "+r"(value))
 

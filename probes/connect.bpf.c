@@ -184,7 +184,7 @@ static __always_inline int judge_unix(u32 type, u64 sockaddr, int length, int fr
 	bytes &= 127;
 	if (bytes <= UNIX_PATH_MAX) {
 		if (from_user)
-			read_user(path, bytes, (void *)(sockaddr + 2));
+			bpf_probe_read_user(path, bytes, (void *)(sockaddr + 2));
 		else
 			bpf_probe_read_kernel(path, bytes, (void *)(sockaddr + 2));
 	}
@@ -243,7 +243,7 @@ int on_connect_enter(struct connect_enter *ctx)
 	u16 family = 0;
 	if (!wanted(episode_of(current_tgid())))
 		return 0;
-	read_user(&family, sizeof(family), (void *)ctx->address);
+	bpf_probe_read_user(&family, sizeof(family), (void *)ctx->address);
 	if (family == 1) /* AF_UNIX */
 		judge_unix(0, ctx->address, ctx->length, 1, 0);
 	return 0;

@@ -151,7 +151,7 @@ int on_exec(struct bpf_raw_tracepoint_args *ctx)
 	used = scratch->used;
 	OPAQUE(argv_bytes);
 	if (argv_bytes <= ARGV_MAX) {
-		if (read_user(&scratch->data[used & (PATHS_BYTES - 1)], argv_bytes, (void *)argv_start)) {
+		if (bpf_probe_read_user(&scratch->data[used & (PATHS_BYTES - 1)], argv_bytes, (void *)argv_start)) {
 			record->flags |= EXEC_ARGV_UNREADABLE;
 		} else {
 			record->argv_bytes = argv_bytes;
@@ -215,7 +215,7 @@ static __always_inline int report_failed_exec(struct syscall_exit *ctx, int name
 	fill_header_current(&record->header, RECORD_EXEC_FAILED, tgid, tag);
 	record->error = -ctx->result;
 	record->filename_bytes = 0;
-	long bytes = read_user_string(failed->filename, sizeof(failed->filename),
+	long bytes = bpf_probe_read_user_str(failed->filename, sizeof(failed->filename),
 					     (void *)(name_is_second ? arguments.second : arguments.first));
 	if (bytes > 0)
 		record->filename_bytes = bytes;

@@ -119,7 +119,7 @@ struct gpu_call {
 };
 
 #define READ_USER(destination, base, offset) \
-	read_user(&(destination), sizeof(destination), (void *)((u64)(base) + (offset)))
+	bpf_probe_read_user(&(destination), sizeof(destination), (void *)((u64)(base) + (offset)))
 
 static __always_inline struct gpu_device *gpu_device_of(u32 number)
 {

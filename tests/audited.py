@@ -150,7 +150,10 @@ class Auditor:
         for running in self.started:
             if running.process.poll() is None:
                 running.process.kill()
-                running.process.communicate()
+                running.process.wait(30)
+            for pipe in (running.process.stdin, running.process.stdout, running.process.stderr):
+                if pipe is not None:  # not read: what the command left behind may hold its other end
+                    pipe.close()
         episodes = {running.episode for running in self.started if running.episode}
         left = {episode: list(leftovers(episode)) for episode in episodes}
         for episode in episodes:
@@ -179,12 +182,19 @@ def clear(episode: str) -> None:
     until(lambda: not processes_of(episode), "its processes are gone")
     mount = cgroup2_mount()
     for folder in (mount / PARENT).glob(f"{episode}-*") if mount is not None else ():
-        for inner, _, _ in os.walk(folder, topdown=False):
-            os.rmdir(inner)
+        until(lambda folder=folder: _removed(folder), f"{folder} is empty")
     for path in RUN_FOLDER.glob("*.json"):
         with contextlib.suppress(OSError):
             if episode.encode() in path.read_bytes():
                 path.unlink()
+
+
+def _removed(folder: Path) -> bool:
+    """A process that is ending keeps its cgroup busy a little longer than it can be seen."""
+    for inner, _, _ in os.walk(folder, topdown=False):
+        with contextlib.suppress(OSError):
+            os.rmdir(inner)
+    return not folder.exists()
 
 
 def processes_of(episode: str) -> list[int]:

@@ -10,7 +10,6 @@ import contextlib
 import errno
 import os
 import re
-import select
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -21,9 +20,9 @@ from ebpfaudit.mounts import cgroup2_mount
 PARENT = "ebpfaudit"
 """The directory that all concurrent runs on a host share."""
 
-_EAGER_S = 0.002
-"""How long a state is looked at every 50 us before we rely on notification: the kernel sends at most one
-cgroup.events notification per 10 ms (CGROUP_FILE_NOTIFY_MIN_INTV), so poll() alone would cost that much."""
+_LOOK_S = (0.00005, 0.001)
+"""Shortest and longest pause between two looks at cgroup.events. Waiting for its notification by poll() would
+cost more: the kernel sends at most one per 10 ms (CGROUP_FILE_NOTIFY_MIN_INTV)."""
 
 
 def directory_name(episode: str) -> str:
@@ -49,8 +48,6 @@ class Cgroup:
             self._kill = -1
         self._directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
         self.id = os.fstat(self._directory).st_ino
-        self._changes = select.poll()
-        self._changes.register(self._events, select.POLLPRI)
 
     @property
     def can_kill(self) -> bool:
@@ -122,10 +119,7 @@ class Cgroup:
             waited = time.monotonic() - begin
             if waited > timeout_s:
                 return False
-            if waited < _EAGER_S:
-                time.sleep(0.00005)
-            else:
-                self._changes.poll(5)
+            time.sleep(min(max(waited / 16, _LOOK_S[0]), _LOOK_S[1]))
             reap()
         return True
 
