@@ -55,7 +55,6 @@ class Plan(Struct, frozen=True):
     step: str
     user: User | None
     enforce: bool
-    ring_bytes: int
     gpu_devices: tuple[str, ...] = ()
     realtime: bool = True
     """Ask for real-time scheduling: an agent's fork bomb then does not delay its own end."""
@@ -101,7 +100,7 @@ class Session:
         self._seat = take(plan.episode)
         stack.callback(self._seat.release)
         self._mount = cgroup2_mount()
-        self.probes = load(self._compiler, self._mount, ring_bytes=plan.ring_bytes)
+        self.probes = load(self._compiler, self._mount)
         stack.callback(self.probes.close)
         self._compiler.stop()
         self._support = support.probe()
@@ -128,7 +127,9 @@ class Session:
         found += [f"{hook}: {why}" for hook, why in self.probes.missing.items()]
         if self._plan.user is None and os.geteuid() == 0:
             found.append("the command runs as root, who can undo an audit: give --user")
-        found += [f"processes of an episode whose auditor was killed still run in {path}" for path in self._orphans]
+        found += [
+            f"processes of an episode whose auditor was killed still run in {path}" for path in self._orphans
+        ]
         return found
 
     def header(self, command_line: Sequence[str]) -> Header:

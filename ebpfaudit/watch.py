@@ -131,9 +131,9 @@ def watch(
     require_privilege()
     everything = not (episodes or pids or cgroup)
     with ExitStack() as stack:
-        compiler = Compiler.start()
+        compiler = Compiler.start(trace_untagged=everything)
         stack.callback(compiler.stop)
-        probes = load(compiler, cgroup2_mount(), trace_untagged=everything)
+        probes = load(compiler, cgroup2_mount())
         stack.callback(probes.close)
         compiler.stop()
         tables = Tables(probes)

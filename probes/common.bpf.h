@@ -2,7 +2,7 @@
  *
  * Compiled by bcc as part of one translation unit. Kernel structures are read at offsets that the loader
  * takes from the running kernel's BTF (-DOFF_...), never through header definitions.
- * Tunables, all from the loader: RING_PAGES, TAGS_MAX, EPISODES_MAX, CPUS_MAX, NODES_MAX, AUDITOR_PID,
+ * Tunables, all from the loader: RING_PAGES, TAGS_MAX, EPISODES_MAX, CPUS_MAX, NODES_MAX,
  * TRACE_UNTAGGED (0 or 1), SIGNAL_FROM_CGROUP_HOOKS (0 or 1).
  */
 #include "events.h"
@@ -14,7 +14,8 @@
 
 BPF_RINGBUF_OUTPUT(events, RING_PAGES);
 
-/* Word 0 is 1 while the reader sleeps: whoever writes a record then wakes it. Mapped by the reader. */
+/* Word 0 is 1 while the reader sleeps: whoever writes a record then wakes it. Word 1 is the reader's process.
+ * Mapped by the reader. */
 BPF_F_TABLE("array", u32, u64, reader, 512, BPF_F_MMAPABLE);
 
 struct tag {
@@ -48,6 +49,13 @@ enum action { ACTION_ALLOW, ACTION_LOG, ACTION_ALERT, ACTION_DENY, ACTION_FREEZE
 static __always_inline u32 current_tgid(void)
 {
 	return bpf_get_current_pid_tgid() >> 32;
+}
+
+static __always_inline u32 auditor_pid(void)
+{
+	u32 one = 1;
+	u64 *pid = reader.lookup(&one);
+	return pid ? *pid : 0;
 }
 
 /* Tells whether a process of this episode (0: none) is to be reported at all. */

@@ -111,7 +111,7 @@ int on_cgroup_move(struct bpf_raw_tracepoint_args *ctx)
 		episode = target;
 		adopted = 1;
 	}
-	if (!episode || by == AUDITOR_PID)
+	if (!episode || by == auditor_pid())
 		return 0;
 
 	count_emitted(episode);

@@ -51,7 +51,9 @@ def run(
     from ebpfaudit.kernel.privilege import require_privilege
 
     require_privilege()
-    compiler = Compiler.start()  # first of all: it works while we read everything else
+    compiler = Compiler.start(
+        ring_bytes=ring_size << 10
+    )  # first of all: it works while we read everything else
     try:
         from ebpfaudit.cli.reporting import Reporter
         from ebpfaudit.launch import choose_user
@@ -61,7 +63,7 @@ def run(
         plan = Plan(
             command, _label(episode) or f"run-{time.strftime('%Y%m%dT%H%M%S')}-{os.getpid()}", load_profile(profile),
             _label(step),
-            choose_user(user), enforce == "on", ring_size << 10, gpu_devices, realtime,
+            choose_user(user), enforce == "on", gpu_devices, realtime,
         )  # fmt: skip
         reporter = Reporter(plan, as_json=as_json, quiet=quiet, result=Path(result) if result else None)
         session = Session(plan, compiler, reporter.observe)

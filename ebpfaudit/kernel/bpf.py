@@ -58,18 +58,40 @@ def bpf(command: int, attr: bytes) -> int:
     return syscall(_numbers()[0], ctypes.c_int(command), buffer, ctypes.c_uint(_ATTR_SIZE))
 
 
-def prog_load(prog_type: int, insns: bytes, attach_type: int = 0) -> int:
-    """Load raw instructions (8 bytes each). Returns a program fd."""
+def prog_load(prog_type: int, insns: bytes, attach_type: int = 0, name: str = "") -> int:
+    """Load raw instructions (8 bytes each). Returns a program fd.
+
+    An OSError of the verifier has its last words as notes.
+    """
     code, license_ = ctypes.create_string_buffer(insns, len(insns)), ctypes.create_string_buffer(b"GPL")
-    attr = struct.pack(
-        "=IIQQIIQII16sII", prog_type, len(insns) // 8, ctypes.addressof(code), ctypes.addressof(license_),
-        0, 0, 0, 0, 0, b"", 0, attach_type,
-    )  # fmt: skip
-    return bpf(PROG_LOAD, attr)
+
+    def load(log_level: int, log_bytes: int, log: int) -> int:
+        return bpf(PROG_LOAD, struct.pack(
+            "=IIQQIIQII16sII", prog_type, len(insns) // 8, ctypes.addressof(code), ctypes.addressof(license_),
+            log_level, log_bytes, log, 0, 0, name.encode()[:15], 0, attach_type,
+        ))  # fmt: skip
+
+    try:
+        return load(0, 0, 0)
+    except OSError as error:
+        log = ctypes.create_string_buffer(1 << 16)
+        try:
+            return load(1, len(log), ctypes.addressof(log))
+        except OSError:
+            for line in log.value.decode("utf-8", "replace").splitlines()[-6:]:
+                error.add_note(line)
+        raise
 
 
-def map_create(map_type: int, key_size: int, value_size: int, max_entries: int, flags: int = 0) -> int:
-    return bpf(MAP_CREATE, struct.pack("=IIIII", map_type, key_size, value_size, max_entries, flags))
+def map_create(
+    map_type: int, key_size: int, value_size: int, max_entries: int, flags: int = 0, name: str = ""
+) -> int:
+    """Returns a map fd."""
+    short = name.encode()[:15]
+    return bpf(
+        MAP_CREATE,
+        struct.pack("=IIIIIII16s", map_type, key_size, value_size, max_entries, flags, 0, 0, short),
+    )
 
 
 def map_fd_by_id(map_id: int) -> int:

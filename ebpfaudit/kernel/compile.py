@@ -1,7 +1,7 @@
-"""Compiling and loading the probes, in a child process that bcc's 100 MB of compiler live and die with.
+"""Compiling the probes, in a child process that bcc's 100 MB of compiler live and die with.
 
-The child is forked first thing, so that importing bcc overlaps with everything else that start-up does. It
-gets one request (what to compile, what to load), and answers with file descriptors: programs and maps.
+The child is forked first thing, so that importing bcc overlaps with everything else that start-up does. It gets one
+request and answers with an image. Where an image is kept from an earlier run, there is no child at all.
 """
 
 from __future__ import annotations
@@ -12,92 +12,147 @@ import os
 import signal
 import socket
 import tempfile
+from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from ebpfaudit.errors import KernelError
+from ebpfaudit.kernel import bpf
+from ebpfaudit.kernel.image import (
+    CACHE,
+    SOURCES,
+    Image,
+    MapDefinition,
+    image_name,
+    keep_image,
+    load_image,
+    replace_maps,
+)
 from ebpfaudit.resources import folder
 
-SOURCES = ("common.bpf.h", "lineage.bpf.c", "exec.bpf.c", "connect.bpf.c", "gpu.bpf.c")
-_ANSWER_MAX = 1 << 20
+EPISODES_MAX = 1024
+TAGS_MAX = 131072
+DEFAULT_RING_BYTES = 8 << 20
+_MESSAGE_MAX = 1 << 20
 _CLONE_NEWNS = 0x00020000
 _MS_BIND, _MS_PRIVATE_REC = ctypes.c_ulong(0x1000), ctypes.c_ulong(0x44000)
 
 
-class Program(msgspec.Struct, frozen=True):
-    name: str
-    """Of this use of the function: the hook's."""
-    function: str
-    prog_type: int
-    attach_type: int
-    required: bool
-
-
-class Request(msgspec.Struct, frozen=True):
-    flags: list[str]
-    programs: list[Program]
-    maps: list[str]
-
-
 class _Answer(msgspec.Struct):
+    image: Image | None = None
     error: str = ""
-    programs: list[str] = []
-    """Names, in the order of the descriptors sent with this answer; the maps' follow them."""
-    maps: list[str] = []
-    refused: dict[str, str] = {}
 
 
-class Built(msgspec.Struct):
-    """What the compiler's child left us: descriptors that we own."""
+def possible_cpus() -> int:
+    """How many CPUs this kernel may ever have: per-CPU map values come for each."""
+    last = Path("/sys/devices/system/cpu/possible").read_text().strip().rpartition(",")[2].rpartition("-")[2]
+    return int(last) + 1
 
-    programs: dict[str, int]
-    maps: dict[str, int]
-    refused: dict[str, str]
-    """Optional programs that the kernel would not load, and why."""
+
+def may_signal(prog_type: int, attach_type: int) -> bool:
+    """Whether a program of this type may call bpf_send_signal, found by loading one that does.
+
+    libbpf's own probe gives a wrong answer on 6.18; the verifier does not.
+    """
+    # r1 = 9; call bpf_send_signal (109); r0 = 1; exit
+    insns = bytes.fromhex("b701000009000000850000006d000000b7000000010000009500000000000000")
+    try:
+        os.close(bpf.prog_load(prog_type, insns, attach_type))
+    except OSError:
+        return False
+    return True
+
+
+def _tunables(trace_untagged: bool, ring_bytes: int) -> list[str]:
+    pid_max = int(Path("/proc/sys/kernel/pid_max").read_text())
+    values = {
+        "RING_PAGES": ring_bytes // 4096,
+        "TAGS_MAX": min(max(pid_max, 32768), TAGS_MAX),
+        "EPISODES_MAX": EPISODES_MAX,
+        "CPUS_MAX": possible_cpus(),
+        "NODES_MAX": 65536,
+        "PENDING_MAX": 65536,
+        "EXEC_DENY_MAX": 4096,
+        "TRACE_UNTAGGED": int(trace_untagged),
+        "SIGNAL_FROM_CGROUP_HOOKS": int(may_signal(bpf.PROG_CGROUP_SOCK_ADDR, bpf.ATTACH_CONNECT4)),
+        "SIGNAL_FROM_DEVICE_HOOK": int(may_signal(bpf.PROG_CGROUP_DEVICE, bpf.ATTACH_DEVICE)),
+    }
+    return [f"-D{name}={value}" for name, value in values.items()]
 
 
 class Compiler:
-    """The child. `start` early, `build` once, `stop` on every way out."""
+    """Gets the image: kept from before, or from a child. `start` early, `image` once, `stop` on every way out."""
 
-    def __init__(self, pid: int, channel: socket.socket) -> None:
-        self._pid = pid
-        self._channel = channel
+    def __init__(self, tunables: list[str], ring_bytes: int, cache: Path) -> None:
+        self.ring_bytes = ring_bytes
+        self._tunables = tunables
+        self._cache = cache
+        self._name = image_name(tunables)
+        self._kept = load_image(self._name, cache) if self._name else None
+        self._pid = 0
+        self._channel: socket.socket | None = None
 
     @classmethod
-    def start(cls) -> Compiler:
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        for side in (ours, theirs):
-            side.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 * _ANSWER_MAX)
-        pid = os.fork()
-        if pid == 0:
-            ours.close()
+    def start(
+        cls, *, trace_untagged: bool = False, ring_bytes: int = DEFAULT_RING_BYTES, cache: Path = CACHE
+    ) -> Compiler:
+        """Look for a kept image; without one, fork the child. Raises KernelError for an impossible ring size."""
+        if ring_bytes & (ring_bytes - 1) or ring_bytes < 4096:
+            raise KernelError(
+                f"the ring buffer's size must be a power of two of at least 4096 bytes, not {ring_bytes}"
+            )
+        compiler = cls(_tunables(trace_untagged, ring_bytes), ring_bytes, cache)
+        if compiler._kept is None:
+            compiler._fork()
+        return compiler
+
+    def _fork(self) -> None:
+        self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        for side in (self._channel, theirs):
+            side.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 * _MESSAGE_MAX)
+        self._pid = os.fork()
+        if self._pid == 0:
+            self._channel.close()
             _serve(theirs)
         theirs.close()
-        return cls(pid, ours)
 
-    def build(self, request: Request) -> Built:
-        """Compile and load. Raises KernelError with the compiler's or the verifier's last words."""
+    def image(self) -> Image:
+        """The compiled probes. Raises KernelError with the compiler's last words."""
+        if self._kept is not None:
+            return self._kept
+        from ebpfaudit.kernel.btf import Btf, offset_flags
+
+        flags = [*offset_flags(Btf()), *self._tunables]
+        assert self._channel is not None
         try:
-            self._channel.send(msgspec.json.encode(request))
-            # Close-on-exec, or the audited command would inherit the maps that hold it.
-            raw, descriptors, _, _ = socket.recv_fds(self._channel, _ANSWER_MAX, 250, socket.MSG_CMSG_CLOEXEC)
+            self._channel.send(msgspec.msgpack.encode(flags))
+            raw = self._channel.recv(_MESSAGE_MAX)
         except OSError as error:
             raise KernelError(f"the process that compiles the probes died ({error})") from error
         if not raw:
             raise KernelError("the process that compiles the probes died without a word; is memory short?")
-        answer = msgspec.json.decode(raw, type=_Answer)
-        if answer.error:
+        answer = msgspec.msgpack.decode(raw, type=_Answer)
+        if answer.image is None:
             raise KernelError(answer.error)
-        split = len(answer.programs)
-        return Built(
-            dict(zip(answer.programs, descriptors[:split], strict=True)),
-            dict(zip(answer.maps, descriptors[split:], strict=True)),
-            answer.refused,
-        )
+        if self._name:
+            keep_image(self._name, answer.image, self._cache)
+        return answer.image
+
+    def forget(self) -> None:
+        """Throw away a kept image that the kernel would not take, and compile anew."""
+        if self._kept is not None:
+            self._kept = None
+            self._fork()
+
+    @property
+    def from_cache(self) -> bool:
+        return self._kept is not None
 
     def stop(self) -> None:
         """End the child if it still runs, and reap it. May be called twice."""
-        self._channel.close()
+        if self._channel is not None:
+            self._channel.close()
         if self._pid:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self._pid, signal.SIGKILL)
@@ -118,16 +173,15 @@ def _serve(channel: socket.socket) -> None:
         os.environ["BCC_KERNEL_SOURCE"] = str(folder("probes"))
         _shorten_kernel_symbols()
         import_error = _import_bcc()
-        request = msgspec.json.decode(channel.recv(_ANSWER_MAX), type=Request)
-        descriptors: list[int] = []
-        if import_error:
-            answer = _Answer(error=import_error)
-        else:
-            answer, descriptors = _build(request)
-            if answer.error:
-                words.seek(0)
-                answer.error += _last_words(words.read())
-        socket.send_fds(channel, [msgspec.json.encode(answer)], descriptors)
+        flags = msgspec.msgpack.decode(channel.recv(_MESSAGE_MAX), type=list[str])
+        try:
+            answer = _Answer(error=import_error) if import_error else _compile(flags)
+        except Exception as error:  # a bcc that we do not know: say what it said, instead of dying
+            answer = _Answer(error=f"cannot take the compiled probes out of bcc: {error!r}")
+        if answer.image is None and not import_error:
+            words.seek(0)
+            answer.error += _last_words(words.read())
+        channel.send(msgspec.msgpack.encode(answer))
         status = 0
     finally:
         os._exit(status)
@@ -140,7 +194,12 @@ def _shorten_kernel_symbols() -> None:
     has, and goes through it again for each call of two of them (0.05 s each). Where the addresses are hidden
     (kptr_restrict) it would even conclude that they are missing. Without the privilege, start-up is slower.
     """
-    names = ("bpf_probe_read_kernel", "bpf_probe_read_kernel_str", "bpf_probe_read_user", "bpf_probe_read_user_str")
+    names = (
+        "bpf_probe_read_kernel",
+        "bpf_probe_read_kernel_str",
+        "bpf_probe_read_user",
+        "bpf_probe_read_user_str",
+    )
     libc = ctypes.CDLL(None, use_errno=True)
     with tempfile.NamedTemporaryFile("w") as symbols:
         symbols.writelines(f"ffffffff8100000{place} T {name}\n" for place, name in enumerate(names))
@@ -168,43 +227,40 @@ def _import_bcc() -> str:
     return ""
 
 
-def _build(request: Request) -> tuple[_Answer, list[int]]:
+def _compile(flags: list[str]) -> _Answer:
     import bcc
+    from bcc.libbcc import lib
 
     probes = folder("probes")
     # Named by file and line, so that a compiler's complaint can be found.
     source = "".join(f'#line 1 "{name}"\n{(probes / name).read_text()}\n' for name in SOURCES)
+    lib.bpf_table_name.restype = ctypes.c_char_p
     try:
-        module = bcc.BPF(text=source.encode(), cflags=[f"-I{probes}", *request.flags])
+        module = bcc.BPF(text=source.encode(), cflags=[f"-I{probes}", *flags])
     except Exception:  # bcc raises bare Exception
-        return _Answer(error="the probes do not compile:"), []
-    answer, descriptors = _Answer(), []
-    for program in request.programs:
-        try:
-            loaded = module.load_func(program.function.encode(), program.prog_type, attach_type=program.attach_type)
-        except Exception as error:
-            reason = str(error).rpartition(": ")[2]
-            if program.required:
-                return _Answer(error=_refusal(program.name, reason)), []
-            answer.refused[program.name] = reason
-        else:
-            module.funcs.clear()  # or the next hook of the same function would get this one's program
-            answer.programs.append(program.name)
-            descriptors.append(loaded.fd)
-    for name in request.maps:
-        answer.maps.append(name)
-        descriptors.append(module[name.encode()].map_fd)
-    return answer, descriptors
+        return _Answer(error="the probes do not compile:")
+    maps, places = [], {}
+    for number in range(_declared(lib.bpf_num_tables, [])(module.module)):
+        name, map_type, key_bytes, value_bytes, entries, map_flags, descriptor = (
+            _declared(function, [ctypes.c_size_t])(module.module, number)
+            for function in (
+                lib.bpf_table_name, lib.bpf_table_type_id, lib.bpf_table_key_size_id, lib.bpf_table_leaf_size_id,
+                lib.bpf_table_max_entries_id, lib.bpf_table_flags_id, lib.bpf_table_fd_id,
+            )
+        )  # fmt: skip
+        places[descriptor] = number
+        maps.append(MapDefinition(name.decode(), map_type, key_bytes, value_bytes, entries, map_flags))
+    programs = {}
+    for number in range(lib.bpf_num_functions(module.module)):
+        function = lib.bpf_function_name(module.module, number)
+        programs[function.decode()] = replace_maps(module.dump_func(function), places)
+    return _Answer(Image(maps, programs))
 
 
-def _refusal(function: str, reason: str) -> str:
-    """EPERM is a matter of privilege or host policy; anything else is the verifier's judgement."""
-    if "Operation not permitted" in reason:
-        return (
-            f"the kernel does not permit probe '{function}' ({reason}): are you root, with CAP_BPF and CAP_PERFMON, "
-            "outside a container that withholds bpf(2)? 'ebpfaudit doctor' tells."
-        )
-    return f"this kernel's verifier refuses probe '{function}' ({reason}). Please report it:"
+def _declared(function: Any, arguments: list[Any]) -> Any:
+    """A function of libbcc that bcc's own Python leaves undeclared: its module must be passed as a pointer."""
+    function.argtypes = [ctypes.c_void_p, *arguments]
+    return function
 
 
 def _last_words(raw: bytes) -> str:

@@ -31,8 +31,9 @@ from ebpfaudit.gpu.drivers import BY_NAME, DRIVERS, Driver
 from ebpfaudit.gpu.records import GPU_RECORD
 from ebpfaudit.gpu.table import Command, commands_of, name_of
 from ebpfaudit.kernel import layout
+from ebpfaudit.kernel.compile import possible_cpus
 from ebpfaudit.kernel.decode import Decoder
-from ebpfaudit.kernel.loader import Probes, possible_cpus
+from ebpfaudit.kernel.loader import Probes
 from ebpfaudit.process import TICK_NS
 from ebpfaudit.profiles.devices import GpuPolicy
 from ebpfaudit.profiles.load import Profile

@@ -87,5 +87,5 @@ EVERYWHERE = (
 )  # fmt: skip
 """Cgroup hooks and raw tracepoints: all that a locked-down kernel grants, and enough on any since 5.8."""
 
-UNIX_FUNCTION = "on_destination_unix"
-"""Compiled where the kernel's BTF shows struct bpf_sock_addr_kern.uaddrlen; otherwise `on_connect_enter` is."""
+# on_destination_unix is compiled where the kernel's BTF shows struct bpf_sock_addr_kern.uaddrlen; otherwise
+# on_connect_enter is. A hook whose function was not compiled is passed over.

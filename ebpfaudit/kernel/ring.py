@@ -7,6 +7,7 @@ x86-64 orders the loads for us; other architectures need acquire and release, wh
 from __future__ import annotations
 
 import mmap
+import os
 import select
 
 _PAGE = mmap.PAGESIZE
@@ -28,6 +29,7 @@ class Ring:
         # A native 8-byte load or store each; struct.unpack would assemble bytes, and could tear.
         self._consumer = memoryview(self._consumer_map).cast("Q")
         self._asleep = memoryview(self._reader_map).cast("Q")
+        self._asleep[1] = os.getpid()
         view = memoryview(self._producer_map)
         self._producer = view[:_PAGE].cast("Q")
         self.data = view[_PAGE:]

@@ -11,8 +11,9 @@ from glob import glob
 
 from msgspec import Struct
 
+from ebpfaudit.kernel.compile import possible_cpus
 from ebpfaudit.kernel.layout import UNIX_PATH_MAX
-from ebpfaudit.kernel.loader import Probes, possible_cpus
+from ebpfaudit.kernel.loader import Probes
 from ebpfaudit.profiles.load import Profile
 from ebpfaudit.verdicts import ACTIONS, Action
 

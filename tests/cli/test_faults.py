@@ -9,7 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from audited import MAIN, NO_POLICY, PYTHON, profile
+from audited import MAIN, NO_POLICY, PYTHON, clear, profile
+
+from ebpfaudit.text import hide
+from ebpfaudit.trail.reader import Trail
 
 pytestmark = pytest.mark.kernel
 
@@ -33,10 +36,10 @@ RAN = ["/bin/echo", "ran"]
     ("text", "why"),
     [
         (profile('default = "deny"\nalow = ["127.0.0.1"]'), ["alow", "allow"]),
-        (profile('default = "deny"\nallow = ["10.0.0.0/33"]'), ["10.0.0.0/33"]),
+        (profile('default = "deny"\nallow = ["10.0.0.0/33"]'), [":5", "/33", "prefix length"]),
         (profile('default = "deny"\nallow = ["10.0.0.1/8"]'), ["10.0.0.0/8"]),
         (profile('default = "dney"'), ["dney", "deny"]),
-        (profile('default = "deny'), ["line"]),
+        (profile('default = "deny'), [":4", "not valid TOML"]),
         (profile(rest='extends = "no-such-base"'), ["no-such-base"]),
     ],
     ids=["unknown key", "bad CIDR", "bits behind a prefix", "unknown action", "no TOML", "missing base"],
@@ -153,10 +156,13 @@ def test_a_trail_is_never_written_over(auditor, tmp_path):
 
 
 def test_a_device_that_is_none(audit):
-    for wrong in ("/dev/none=nvidia", "/dev/null=no-such-driver", "/dev/null", "/etc/passwd=nvidia"):
+    for wrong, word in {
+        "/dev/none=nvidia": "/dev/none", "/dev/null=no-such-driver": "no-such-driver", "/dev/null": "/dev/null",
+        "/etc/passwd=nvidia": "/etc/passwd",
+    }.items():  # fmt: skip
         audited = audit(NO_POLICY, RAN, "--gpu-device", wrong)
         assert audited.exit_code in (2, 125), (wrong, audited.stderr)
-        assert wrong.partition("=")[0] in refusal(audited, audited.exit_code)
+        assert word in refusal(audited, audited.exit_code)
 
 
 def test_a_script_whose_interpreter_is_missing(audit, tmp_path):
@@ -173,8 +179,8 @@ def test_an_episode_id_may_be_any_text(audit):
     for episode in ("../../etc/passwd", "a/b", "\x1b[31mred", ".", "x" * 300, "é ü", "-e"):
         audited = audit(NO_POLICY, ["/bin/sh", "-c", 'printf %s "$EBPFAUDIT_EPISODE"'], episode=episode)
         assert audited.exit_code == 0, audited.stderr
-        assert audited.stdout.decode() == episode
-        assert audited.of("episode-start")[0].episode == episode
+        assert hide(audited.stdout.decode()) == episode.encode()
+        assert hide(audited.of("episode-start")[0].episode) == episode.encode()
         assert "\x1b" not in audited.stderr
 
 
@@ -187,8 +193,6 @@ def test_a_trail_after_power_is_cut_still_reads(auditor, tmp_path):
     command = [*MAIN, "verify", str(run.trail)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd="/")
     assert done.returncode == 1
-    from ebpfaudit.trail.reader import Trail
-
     with Trail(run.trail) as trail:
         events = list(trail)
     assert trail.end is None
@@ -196,6 +200,4 @@ def test_a_trail_after_power_is_cut_still_reads(auditor, tmp_path):
     replay = subprocess.run([*MAIN, "replay", str(run.trail)], capture_output=True, text=True, timeout=60, cwd="/")
     assert "Traceback" not in replay.stderr + done.stderr
     assert Path(run.trail).stat().st_mode & 0o777 == 0o600
-    from audited import clear
-
     clear(run.episode)
