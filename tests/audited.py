@@ -81,7 +81,9 @@ def kind_of(item: object) -> str:
 class Running:
     """An `ebpfaudit run` that was started."""
 
-    def __init__(self, process: subprocess.Popen[bytes], episode: str, trail: Path | None, result: Path) -> None:
+    def __init__(
+        self, process: subprocess.Popen[bytes], episode: str, trail: Path | None, result: Path
+    ) -> None:
         self.process = process
         self.episode = episode
         self.trail = trail
@@ -102,7 +104,9 @@ class Running:
         items, end, problems = read(self.trail) if recorded else ([], None, [])
         text = self.result.read_bytes() if self.result.exists() else b""
         result = json.loads(text) if text else None
-        return Audited(self.process.returncode, out or b"", (err or b"").decode(), result, items, end, problems)
+        return Audited(
+            self.process.returncode, out or b"", (err or b"").decode(), result, items, end, problems
+        )
 
 
 class Auditor:
@@ -128,9 +132,21 @@ class Auditor:
         """`trail`: "none" for no trail, "" for one in our folder. `episode`: None leaves the choice to the command."""
         label = f"test-{uuid.uuid4().hex[:12]}" if episode == "" else episode or ""
         stem = self._folder / f"{len(self.started)}"
-        source, recorded, result = stem.with_suffix(".toml"), stem.with_suffix(".jsonl.zst"), stem.with_suffix(".json")
+        source, recorded, result = (
+            stem.with_suffix(".toml"),
+            stem.with_suffix(".jsonl.zst"),
+            stem.with_suffix(".json"),
+        )
         source.write_text(profile_text)
-        arguments = ["run", "--profile", str(source), "--trail", trail or str(recorded), "--result", str(result)]
+        arguments = [
+            "run",
+            "--profile",
+            str(source),
+            "--trail",
+            trail or str(recorded),
+            "--result",
+            str(result),
+        ]
         if label:
             arguments += ["--episode", label]
         process = subprocess.Popen(

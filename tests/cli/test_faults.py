@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 from audited import MAIN, NO_POLICY, PYTHON, clear, profile
 
+from ebpfaudit.kernel.image import CACHE
 from ebpfaudit.text import hide
 from ebpfaudit.trail.reader import Trail
 
@@ -29,6 +31,7 @@ def refusal(audited, code=125):
     return audited.stderr[audited.stderr.index("Error: ") :]
 
 
+CONNECT = "import socket; print(socket.socket().connect_ex(('127.0.0.1', 9)))"
 RAN = ["/bin/echo", "ran"]
 
 
@@ -63,7 +66,9 @@ def test_a_missing_profile(kernel):
 
 
 def test_not_root(auditor):
-    if subprocess.run([sys.executable, "-c", "import ebpfaudit"], user=NOBODY, cwd="/", check=False).returncode:
+    if subprocess.run(
+        [sys.executable, "-c", "import ebpfaudit"], user=NOBODY, cwd="/", check=False
+    ).returncode:
         pytest.skip("this interpreter cannot be started by another user")
     message = refusal(auditor.run(NO_POLICY, RAN, user=NOBODY, group=NOBODY, extra_groups=[]))
     assert "root" in message
@@ -73,47 +78,76 @@ def test_not_root(auditor):
 def test_root_without_its_capabilities(audit):
     if not shutil.which("setpriv"):
         pytest.skip("no setpriv(1)")
-    message = refusal(audit(NO_POLICY, RAN, main=["setpriv", "--bounding-set=-sys_admin", "--inh-caps=-sys_admin", *MAIN]))
+    message = refusal(
+        audit(NO_POLICY, RAN, main=["setpriv", "--bounding-set=-sys_admin", "--inh-caps=-sys_admin", *MAIN])
+    )
     assert "CAP_SYS_ADMIN" in message
+
+
+def without(script, main=MAIN):
+    """A host with less: the auditor runs in a mount namespace of its own, which ends with it."""
+    return ["unshare", "--mount", "sh", "-ec", f'{script}\nexec "$@"', "sh", *main]
+
+
+FIRST_RUN = f"mkdir -p {CACHE} && mount -t tmpfs -o mode=0700 none {CACHE}"
+"""No probes are kept from an earlier run: they have to be compiled."""
 
 
 def test_no_bcc(audit):
     main = [sys.executable, "-c", f"import sys; sys.modules['bcc'] = None; {MAIN[-1]}"]
-    message = refusal(audit(NO_POLICY, RAN, main=main))
+    message = refusal(audit(NO_POLICY, RAN, main=without(FIRST_RUN, main)))
     assert "python3-bpfcc" in message
 
 
 def test_another_package_called_bcc(audit, tmp_path):
     (tmp_path / "bcc").mkdir()
     (tmp_path / "bcc" / "__init__.py").write_text("")
-    message = refusal(audit(NO_POLICY, RAN, env={**os.environ, "PYTHONPATH": str(tmp_path)}))
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    message = refusal(audit(NO_POLICY, RAN, main=without(FIRST_RUN), env=environment))
     assert "not the BPF compiler collection" in message
     assert str(tmp_path) in message
 
 
-def without(script):
-    """A host with less: the auditor runs in a mount namespace of its own, which ends with it."""
-    return ["unshare", "--mount", "sh", "-ec", f'{script}\nexec "$@"', "sh", *MAIN]
-
-
 def test_a_kernel_without_btf(audit):
-    message = refusal(audit(NO_POLICY, RAN, main=without("mount -t tmpfs none /sys/kernel/btf")))
+    message = refusal(
+        audit(NO_POLICY, RAN, main=without(f"{FIRST_RUN}; mount -t tmpfs none /sys/kernel/btf"))
+    )
     assert "BTF" in message
+
+
+EARLIER = f"{shlex.join(MAIN)} run --profile base --trail none --quiet -- /bin/true"
+
+
+@pytest.mark.parametrize("damage", ["truncate -s 100", "truncate -s 0", "sh -c 'echo nonsense >$0'"])
+def test_damaged_kept_probes_are_compiled_anew(audit, damage):
+    main = without(
+        f'{FIRST_RUN}; {EARLIER}; for kept in {CACHE}/*; do test -s "$kept"; {damage} "$kept"; done'
+    )
+    audited = audit(profile('default = "deny"'), [*PYTHON, "-c", CONNECT], main=main)
+    assert audited.stdout == b"1\n", audited.stderr
+    assert len(audited.of("connect", decision="deny")) == 1
+
+
+def test_probes_are_not_kept_where_others_can_write(audit):
+    nothing = f'test -z "$(ls {CACHE})"'
+    audited = audit(NO_POLICY, RAN, main=without(f"{FIRST_RUN}; chmod 1777 {CACHE}; {EARLIER}; {nothing}"))
+    assert audited.stdout == b"ran\n", audited.stderr
 
 
 NO_CGROUP = "grep ' cgroup2 ' /proc/mounts | cut -d' ' -f2 | tac | xargs -r umount -l"
 
 
 def test_without_cgroup_v2_it_says_what_is_lost_and_audits_the_rest(audit):
-    code = "import socket; socket.socket().connect_ex(('127.0.0.1', 9))"
     rest = '[[rule]]\nid = "mark"\non = "exec"\nwhen = { argv = ["marked"] }\naction = "kill"\n'
-    script = f"{' '.join(PYTHON)} -c \"{code}\"; setsid sleep 1000 & sh -c 'sleep 60' marked; /bin/true done; exit 3"
+    script = f"{' '.join(PYTHON)} -c \"{CONNECT}\"; setsid sleep 1000 & sh -c 'sleep 60' marked; /bin/true done; exit 3"
     audited = audit(profile('default = "deny"', rest), ["/bin/sh", "-c", script], main=without(NO_CGROUP))
     assert audited.exit_code == 3, audited.stderr
     started = audited.stderr.split("exit code", 1)[0]
     assert "IPv4 destinations are neither judged nor denied" in started
     assert len(audited.execs("done")) == 1
-    assert any(done.rule == "mark" and done.result == "killed" for done in audited.enforcements), audited.enforcements
+    assert any(done.rule == "mark" and done.result == "killed" for done in audited.enforcements), (
+        audited.enforcements
+    )
     assert audited.of("connect", phase="attempt") == [], "nobody saw it, and nobody says so"
     assert audited.result["complete"] is True
 
@@ -197,7 +231,9 @@ def test_a_trail_after_power_is_cut_still_reads(auditor, tmp_path):
         events = list(trail)
     assert trail.end is None
     assert any("early" in getattr(event, "argv", ()) for event in events)
-    replay = subprocess.run([*MAIN, "replay", str(run.trail)], capture_output=True, text=True, timeout=60, cwd="/")
+    replay = subprocess.run(
+        [*MAIN, "replay", str(run.trail)], capture_output=True, text=True, timeout=60, cwd="/"
+    )
     assert "Traceback" not in replay.stderr + done.stderr
     assert Path(run.trail).stat().st_mode & 0o777 == 0o600
     clear(run.episode)

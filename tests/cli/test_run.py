@@ -75,7 +75,9 @@ def test_sigkill_by_somebody_else_is_no_policy_kill(audit):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_is_passed_on(auditor, number):
     name = number.name.removeprefix("SIG")
-    run = auditor.start(NO_POLICY, [*SHELL, f"trap 'echo caught; exit 7' {name}; echo ready; while :; do sleep 0.05; done"])
+    run = auditor.start(
+        NO_POLICY, [*SHELL, f"trap 'echo caught; exit 7' {name}; echo ready; while :; do sleep 0.05; done"]
+    )
     assert run.process.stdout.readline() == b"ready\n"
     run.process.send_signal(number)
     audited = run.wait()
@@ -87,8 +89,8 @@ def test_a_signal_is_passed_on(auditor, number):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_that_is_not_caught_ends_all(auditor, number):
     # Not by a shell: dash catches SIGINT, and loses one that comes between fork and exec.
-    code = f"import os, signal, time; signal.signal({int(number)}, signal.SIG_DFL); os.fork() and print('ready', flush=True); time.sleep(60)"
-    run = auditor.start(NO_POLICY, [*PYTHON, "-c", code])
+    code = f"import os, signal, time; signal.signal({int(number)}, signal.SIG_DFL); os.fork() and print('ready', flush=True)"
+    run = auditor.start(NO_POLICY, [*PYTHON, "-c", f"{code}; time.sleep(60)"])
     assert run.process.stdout.readline() == b"ready\n"
     run.process.send_signal(number)
     audited = run.wait()
@@ -98,7 +100,9 @@ def test_a_signal_that_is_not_caught_ends_all(auditor, number):
 
 def test_a_command_that_ignores_signals_is_killed_in_the_end(auditor):
     hurry = [sys.executable, "-c", f"import ebpfaudit.session as session; session._GRACE_S = 0.3; {MAIN[-1]}"]
-    run = auditor.start(NO_POLICY, [*SHELL, "trap '' TERM; echo ready; while :; do sleep 1; done"], main=hurry)
+    run = auditor.start(
+        NO_POLICY, [*SHELL, "trap '' TERM; echo ready; while :; do sleep 1; done"], main=hurry
+    )
     assert run.process.stdout.readline() == b"ready\n"
     run.process.terminate()
     audited = run.wait(timeout_s=20)
@@ -107,7 +111,9 @@ def test_a_command_that_ignores_signals_is_killed_in_the_end(auditor):
 
 
 def test_what_the_command_leaves_behind_is_ended(auditor):
-    started = "sleep 1000 & setsid sleep 1001 & (setsid sh -c 'sleep 1002 & sleep 1003' &) ; sleep 0.2; exit 4"
+    started = (
+        "sleep 1000 & setsid sleep 1001 & (setsid sh -c 'sleep 1002 & sleep 1003' &) ; sleep 0.2; exit 4"
+    )
     run = auditor.start(NO_POLICY, [*SHELL, started], stdout=subprocess.DEVNULL)
     begun = time.monotonic()
     audited = run.wait()
@@ -124,7 +130,9 @@ def test_an_active_episode_cannot_be_started_again(auditor, tmp_path):
     assert pid == first.process.pid
     second = auditor.run(NO_POLICY, ["/bin/touch", f"{tmp_path}/ran"], episode=first.episode)
     assert second.exit_code == 125
-    assert f"episode '{first.episode}' is already being audited on this host by process {pid}" in second.stderr
+    assert (
+        f"episode '{first.episode}' is already being audited on this host by process {pid}" in second.stderr
+    )
     assert not (tmp_path / "ran").exists()
     assert first.wait(b"").exit_code == 0
     assert auditor.run(NO_POLICY, ["/bin/true"], episode=first.episode).exit_code == 0
@@ -141,7 +149,9 @@ def test_three_at_once_make_up_ids_of_their_own(auditor):
     for number, audited in enumerate(done):
         assert audited.exit_code == 0, audited.stderr
         assert audited.stdout.decode().strip() == audited.result["episode"]
-        assert [len(audited.execs(f"mark-{other}")) for other in range(3)] == [int(other == number) for other in range(3)]
+        assert [len(audited.execs(f"mark-{other}")) for other in range(3)] == [
+            int(other == number) for other in range(3)
+        ]
         assert audited.result["complete"] is True
         assert processes_of(audited.result["episode"]) == []
 
@@ -179,14 +189,16 @@ def test_the_command_inherits_nothing_of_ours(audit):
     assert int(found["blocked"], 16) == 0
     assert found["environment"]["EBPFAUDIT_STEP"] == "tool call 3"
     assert found["environment"]["EBPFAUDIT_EPISODE"] == audited.result["episode"]
-    assert re.search(rf"^0::/ebpfaudit/{audited.result['episode']}-\d+/run$", found["cgroup"], re.MULTILINE) or (
-        "0::" not in found["cgroup"]
-    )
+    assert re.search(
+        rf"^0::/ebpfaudit/{audited.result['episode']}-\d+/run$", found["cgroup"], re.MULTILINE
+    ) or ("0::" not in found["cgroup"])
     assert audited.of("episode-start")[0].step == audited.result["step"] == "tool call 3"
 
 
 def test_a_broken_pipe_ends_a_command_as_usual(audit):
-    audited = audit(NO_POLICY, ["/bin/bash", "-c", "yes | head -1; echo ${PIPESTATUS[0]}; grep SigIgn /proc/self/status"])
+    audited = audit(
+        NO_POLICY, ["/bin/bash", "-c", "yes | head -1; echo ${PIPESTATUS[0]}; grep SigIgn /proc/self/status"]
+    )
     assert audited.stdout == b"y\n141\nSigIgn:\t0000000000000000\n"
 
 
@@ -234,7 +246,9 @@ def test_the_result_tells_a_trainer_everything(audit, tmp_path):
 
 
 def test_json_is_the_only_thing_said(audit):
-    audited = audit(DENY, [*PYTHON, "-c", "import socket; socket.socket().connect_ex(('127.0.0.1', 9))"], "--json")
+    audited = audit(
+        DENY, [*PYTHON, "-c", "import socket; socket.socket().connect_ex(('127.0.0.1', 9))"], "--json"
+    )
     verdict, summary = map(json.loads, audited.stderr.splitlines())
     assert (verdict["kind"], verdict["rule"]) == ("verdict", "network")
     assert summary == audited.result
@@ -265,7 +279,10 @@ def test_without_enforcement_nothing_is_refused_and_all_is_recorded(audit):
         audited = audit(policy, [*SHELL, script], "--enforce", "off")
     assert audited.exit_code == 5
     assert audited.stdout == b"0\n"
-    assert [(verdict.rule, verdict.action) for verdict in audited.verdicts][:2] == [("mark", "kill"), ("network", "kill")]
+    assert [(verdict.rule, verdict.action) for verdict in audited.verdicts][:2] == [
+        ("mark", "kill"),
+        ("network", "kill"),
+    ]
     assert {done.result for done in audited.enforcements} == {"not-enforced"}
     assert audited.of("connect", phase="attempt")[0].decision == "allow"
     assert audited.result["killed_by_policy"] is False

@@ -57,7 +57,15 @@ class Terminal:
     def __init__(self, folder: Path, command: list[str]) -> None:
         self.episode = f"test-{uuid.uuid4().hex[:12]}"
         (folder / "profile.toml").write_text(NO_POLICY)
-        arguments = ["run", "--profile", str(folder / "profile.toml"), "--trail", "none", "--episode", self.episode]
+        arguments = [
+            "run",
+            "--profile",
+            str(folder / "profile.toml"),
+            "--trail",
+            "none",
+            "--episode",
+            self.episode,
+        ]
         job = [*MAIN, *arguments, "--quiet", "--", *command]
         job[0] = os.path.realpath(job[0]) if not Path(job[0]).is_absolute() else job[0]
         self.pid, self._descriptor = pty.fork()
@@ -126,7 +134,11 @@ def test_ctrl_c_goes_to_the_command(terminal, tmp_path):
 
 
 def test_ctrl_c_ends_a_command_that_does_not_catch_it(terminal):
-    tty = terminal(*PYTHON, "-c", "import signal, time; signal.signal(2, signal.SIG_DFL); print('ready', flush=True); time.sleep(60)")
+    tty = terminal(
+        *PYTHON,
+        "-c",
+        "import signal, time; signal.signal(2, signal.SIG_DFL); print('ready', flush=True); time.sleep(60)",
+    )
     tty.expect(b"ready")
     tty.type(b"\x03")
     tty.expect(b"<ended 130 True>")
@@ -151,7 +163,11 @@ def test_ctrl_z_stops_the_episode_and_fg_goes_on(terminal, tmp_path):
 
 
 def test_the_command_may_read_the_terminal(terminal):
-    tty = terminal("/bin/sh", "-c", "echo ready; read line; echo got $line; test -t 0 && test -t 1 && stty size >/dev/null && exit 6")
+    tty = terminal(
+        "/bin/sh",
+        "-c",
+        "echo ready; read line; echo got $line; test -t 0 && test -t 1 && stty size >/dev/null && exit 6",
+    )
     tty.expect(b"ready")
     tty.type(b"a line\n")
     tty.expect(b"got a line")

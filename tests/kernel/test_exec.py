@@ -72,7 +72,10 @@ def test_argv_of_one_byte_more_says_so(one):
     event = one("block-65537")
     assert event.argv_truncated
     assert event.argv_bytes == 65537
-    assert block(event.argv)[:ARGV_MAX] == (b"true\0block-65537\0" + b"x" * 39999 + b"\0" + b"x" * 65536)[:ARGV_MAX]
+    assert (
+        block(event.argv)[:ARGV_MAX]
+        == (b"true\0block-65537\0" + b"x" * 39999 + b"\0" + b"x" * 65536)[:ARGV_MAX]
+    )
 
 
 def test_a_program_without_arguments(one):
@@ -117,7 +120,10 @@ def test_names_of_one_file_share_its_identity(execs, one):
     status = os.stat(execs[2] / "kept")
     for name in ("by-fd", "hard-link", "symlink"):
         event = one(name)
-        assert (event.ino, event.dev) == (status.st_ino, f"{os.major(status.st_dev)}:{os.minor(status.st_dev)}")
+        assert (event.ino, event.dev) == (
+            status.st_ino,
+            f"{os.major(status.st_dev)}:{os.minor(status.st_dev)}",
+        )
     assert one("hard-link").exe == str(execs[2] / "second-name")
 
 
@@ -234,7 +240,11 @@ def test_a_denied_program_is_killed_before_it_does_anything(audit, require, tmp_
     assert audited.stdout == b"137\n" * 3
     assert not [path for path in tmp_path.iterdir() if path.name in "123"]
     stopped = audited.of("exec", decision="kill")
-    assert [show(os.fsencode(event.exe)) for event in stopped] == [str(denied), str(denied), f"{tmp_path}/other"]
+    assert [show(os.fsencode(event.exe)) for event in stopped] == [
+        str(denied),
+        str(denied),
+        f"{tmp_path}/other",
+    ]
     assert {verdict.rule for verdict in audited.verdicts} == {"exec"}
 
 
