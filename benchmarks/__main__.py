@@ -20,7 +20,10 @@ def main() -> None:
     chosen = parser.parse_args().which or list(_ALL)
     need_root()
     load = os.getloadavg()[0]
-    print(f"Linux {os.uname().release}, {os.cpu_count()} CPUs, load {load:.1f}" + ("  (busy: expect worse)" if load > 1 else ""))
+    print(
+        f"Linux {os.uname().release}, {os.cpu_count()} CPUs, load {load:.1f}"
+        + ("  (busy: expect worse)" if load > 1 else "")
+    )
     with workshop() as folder:
         for name in chosen:
             _ALL[name](folder)

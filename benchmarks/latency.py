@@ -24,13 +24,16 @@ if noise:
 """
 # The producer names loopback only; the trees are judged by [network], after the fact: decision "deny" stays the
 # kernel's, and the kill is the evaluator's, so that what is timed is the way through Python.
-_PROFILE = OPEN_PROFILE.replace('kill = ["metadata"]', "") + """
+_PROFILE = (
+    OPEN_PROFILE.replace('kill = ["metadata"]', "")
+    + """
 [[rule]]
 id = "metadata"
 on = "connect"
 when = { dst = "metadata" }
 action = "kill"
 """
+)
 
 
 def times_ms(folder: Path, size: str, count: int, rate: int) -> list[dict[str, float]]:
@@ -54,6 +57,10 @@ def report(folder: Path, count: int = 60) -> None:
             done = times_ms(folder, str(size), kills, rate)
             columns = [
                 f"{quantile(values, 0.5):7.2f} /{quantile(values, 0.99):7.2f}"
-                for values in ([each[f"{name}_ms"] for each in done] for name in ("decided", "killed", "gone"))
+                for values in (
+                    [each[f"{name}_ms"] for each in done] for name in ("decided", "killed", "gone")
+                )
             ]
-            print(f"  {size:6} {rate:10,}/s {len(done):6} {' '.join(columns)}   (gone p99 at most {target:g})")
+            print(
+                f"  {size:6} {rate:10,}/s {len(done):6} {' '.join(columns)}   (gone p99 at most {target:g})"
+            )

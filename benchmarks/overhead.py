@@ -16,7 +16,13 @@ LIMITS = {  # (act, state): at most so many times the bare act
 }  # fmt: skip
 GETPPID_LIMIT_NS = 10.0
 _LOOPS = ("ioctl", "getppid", "udp", "tcp", "spawn")
-_NAMES = {"ioctl": "ioctl", "getppid": "getppid", "udp": "udp connect", "tcp": "tcp connect", "spawn": "spawn"}
+_NAMES = {
+    "ioctl": "ioctl",
+    "getppid": "getppid",
+    "udp": "udp connect",
+    "tcp": "tcp connect",
+    "spawn": "spawn",
+}
 
 
 def _figures(text: str) -> dict[str, float]:
@@ -40,9 +46,13 @@ def measure(folder: Path, rounds: int) -> list[tuple[str, str, float, float]]:
         _keep_least(bare, _figures(subprocess.run(loops, capture_output=True, text=True, check=True).stdout))
         _keep_least(tagged, _figures(audited(folder, open_profile, loops)[1]))
         with host_under_audit(folder, open_profile):
-            _keep_least(untagged, _figures(subprocess.run(loops, capture_output=True, text=True, check=True).stdout))
+            _keep_least(
+                untagged, _figures(subprocess.run(loops, capture_output=True, text=True, check=True).stdout)
+            )
         gpu = pinned([workload, "/dev/null", "ioctl"])
-        _keep_least(counted, _figures(audited(folder, open_profile, gpu, "--gpu-device", "/dev/null=nvidia")[1]))
+        _keep_least(
+            counted, _figures(audited(folder, open_profile, gpu, "--gpu-device", "/dev/null=nvidia")[1])
+        )
     rows = []
     for loop in _LOOPS:
         rows.append((_NAMES[loop], "untagged", bare[loop], untagged[loop] / bare[loop]))
@@ -56,6 +66,11 @@ def report(folder: Path, rounds: int = 3) -> None:
     for act, state, bare, ratio in measure(folder, rounds):
         limit = LIMITS.get((act, state))
         if (act, state) == ("getppid", "untagged"):
-            print(f"  {act:12} {state:9} {bare:10.0f} ns  + {bare * (ratio - 1):5.1f} ns   (at most +{GETPPID_LIMIT_NS:.0f})")
+            print(
+                f"  {act:12} {state:9} {bare:10.0f} ns  + {bare * (ratio - 1):5.1f} ns   (at most +{GETPPID_LIMIT_NS:.0f})"
+            )
             continue
-        print(f"  {act:12} {state:9} {bare:10.0f} ns  x {ratio:5.2f}" + (f"      (at most x {limit})" if limit else ""))
+        print(
+            f"  {act:12} {state:9} {bare:10.0f} ns  x {ratio:5.2f}"
+            + (f"      (at most x {limit})" if limit else "")
+        )

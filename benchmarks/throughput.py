@@ -34,7 +34,9 @@ def sustained(folder: Path, seconds: int) -> tuple[int, int]:
         result, out = audited(folder, strict, pinned([producer, str(rate), str(seconds)]), trail=str(trail))
         trail.unlink()
         made, lost = int(out), result["lost"]
-        print(f"  {rate:9,} asked a second: {made:11,} events, {lost:9,} lost, record complete: {result['complete']}")
+        print(
+            f"  {rate:9,} asked a second: {made:11,} events, {lost:9,} lost, record complete: {result['complete']}"
+        )
         if lost or not result["complete"]:
             return best, rate
         best = rate
@@ -108,7 +110,9 @@ def _time_batches(act, events) -> float:
 
 
 def report(folder: Path, seconds: int = 4) -> None:
-    print(f"\nThroughput of the whole path, one core, 50 rules, trail on disk (target {TARGET:,}/s without loss)")
+    print(
+        f"\nThroughput of the whole path, one core, 50 rules, trail on disk (target {TARGET:,}/s without loss)"
+    )
     best, _ = sustained(folder, seconds)
     print(f"  sustained without loss: {best:,} events/s")
     for stage, cost in stages(folder).items():

@@ -7,6 +7,7 @@ import ctypes
 import errno
 import os
 import pwd
+import shutil
 import signal
 import sys
 from collections.abc import Mapping, Sequence
@@ -25,6 +26,7 @@ class User(Struct, frozen=True):
     uid: int
     gid: int
     home: str
+    groups: tuple[int, ...] = ()
 
 
 def choose_user(wanted: str | None, environment: Mapping[str, str] = os.environ) -> User | None:
@@ -40,18 +42,22 @@ def choose_user(wanted: str | None, environment: Mapping[str, str] = os.environ)
             f"there is no user {wanted!r} on this host; --user takes a name or a number that "
             "'getent passwd' lists"
         ) from error
-    return User(entry.pw_name, entry.pw_uid, entry.pw_gid, entry.pw_dir)
+    groups = tuple(os.getgrouplist(entry.pw_name, entry.pw_gid))
+    return User(entry.pw_name, entry.pw_uid, entry.pw_gid, entry.pw_dir, groups)
 
 
 class Launcher:
     """The command's root process, from before its first instruction to its status.
 
-    It is in a process group of its own, which gets the terminal if we have it; we become its descendants'
+    Everything that has to be looked up (the user, the program in PATH) is looked up before, so that the episode's
+    first event is the command's own. The process is in a process group of its own, which gets the terminal if we have it; we become its descendants'
     reaper, because killed processes that nobody reaps still count against a pids limit.
     """
 
     def __init__(self, command: Sequence[str], user: User | None, environment: Mapping[str, str]) -> None:
+        """Raises LaunchError if the program is nowhere in PATH."""
         self._command = list(command)
+        self._program = _find_program(command[0], environment)
         self.status: int | None = None
         """Once it has ended: its exit code, or minus the signal that killed it."""
         self._terminal = _foreground_terminal()
@@ -84,13 +90,13 @@ class Launcher:
             if os.read(go, 1) != b"g":
                 os._exit(EXIT_NOT_EXECUTABLE)
             if user is not None:
-                os.initgroups(user.name, user.gid)
+                os.setgroups(user.groups)
                 os.setgid(user.gid)
                 os.setuid(user.uid)
                 environment.update(HOME=user.home, USER=user.name, LOGNAME=user.name)
             # The harness does not outlive its auditor. (Cleared by setuid, hence last.)
             ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-            os.execvpe(self._command[0], self._command, environment)
+            os.execve(self._program, self._command, environment)
         except OSError as error:
             os.write(failure, b"%d" % (error.errno or errno.EINVAL))
         except BaseException:
@@ -108,13 +114,7 @@ class Launcher:
         self._failure = -1
         if answer:
             self.wait()
-            number = int(answer)
-            error = LaunchError(
-                f"cannot execute {self._command[0]!r}: {os.strerror(number)}. Check the path and its permissions "
-                "(for the user the command runs as), and that it is a program or a script with a '#!' line."
-            )
-            error.exit_code = EXIT_NOT_FOUND if number == errno.ENOENT else EXIT_NOT_EXECUTABLE
-            raise error
+            raise _launch_error(self._command[0], int(answer))
 
     def reap(self) -> bool:
         """Collect whoever has ended. True if the root has stopped (Ctrl-Z) and we own a terminal."""
@@ -163,6 +163,25 @@ class Launcher:
             _give_terminal(self._terminal, os.getpgrp())
             os.close(self._terminal)
             self._terminal = None
+
+
+def _find_program(name: str, environment: Mapping[str, str]) -> str:
+    """The file that `name` stands for, as execvp(3) would find it."""
+    if "/" in name:
+        return name
+    found = shutil.which(name, path=environment.get("PATH", os.defpath))
+    if found is None:
+        raise _launch_error(name, errno.ENOENT)
+    return found
+
+
+def _launch_error(name: str, number: int) -> LaunchError:
+    error = LaunchError(
+        f"cannot execute {name!r}: {os.strerror(number)}. Check the path and its permissions "
+        "(for the user the command runs as), and that it is a program or a script with a '#!' line."
+    )
+    error.exit_code = EXIT_NOT_FOUND if number == errno.ENOENT else EXIT_NOT_EXECUTABLE
+    return error
 
 
 def _foreground_terminal() -> int | None:

@@ -333,7 +333,8 @@ int on_tcp_state(struct bpf_raw_tracepoint_args *ctx)
 int on_connect_exit(struct syscall_exit *ctx)
 {
 	if (ctx->result >= 0 || ctx->result == -115 /* EINPROGRESS */ || ctx->result == -114 /* EALREADY */ ||
-	    ctx->result == -106 /* EISCONN */ || ctx->result == -4 /* EINTR */ || ctx->result <= -512 /* ERESTARTSYS */)
+	    ctx->result == -106 /* EISCONN */ || ctx->result == -4 /* EINTR */ ||
+	    ctx->result <= -512 /* ERESTARTSYS */)
 		return 0; /* it goes on, or a signal interrupted the wait for it */
 	u32 tgid = current_tgid();
 	struct tag *tag = tags.lookup(&tgid);

@@ -348,8 +348,8 @@ static __always_inline u32 character_device_behind(struct task_struct *task, u32
 		 * verifier knows what they are. Saves three helper calls, 40 of 125 ns. */
 		switch (fd) {
 			ENTRIES(0)
-			ENTRIES(8) ENTRIES(16) ENTRIES(24) ENTRIES(32) ENTRIES(40) ENTRIES(48) ENTRIES(56) default
-			    : return 0;
+			ENTRIES(8)
+			ENTRIES(16) ENTRIES(24) ENTRIES(32) ENTRIES(40) ENTRIES(48) ENTRIES(56) default : return 0;
 		}
 		if (!file)
 			return 0;

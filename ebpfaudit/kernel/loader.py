@@ -48,7 +48,9 @@ class Probes:
 
         Side by side: each detachment waits for the kernel's readers to move on, 16 of them in a row for 0.25 s.
         """
-        threads = [Thread(target=_close, args=(descriptor,)) for descriptor in (*self._links, *self.maps.values())]
+        threads = [
+            Thread(target=_close, args=(descriptor,)) for descriptor in (*self._links, *self.maps.values())
+        ]
         self._links, self.maps = [], {}
         for thread in threads:
             thread.start()

@@ -117,7 +117,9 @@ class Evaluator:
         memory = self._memories.get(event.pid)
         if memory is None or memory.start != event.start:
             if event.phase == "done" and not self.processes.knows(event.pid, event.start):
-                memory = _Memory(Process(event.pid, event.start), {})  # answered after its end: not entered again
+                memory = _Memory(
+                    Process(event.pid, event.start), {}
+                )  # answered after its end: not entered again
             else:
                 memory = self._remember(event.pid, event.start)
         question: Hashable = (event.dst, event.port, event.protocol, event.phase, event.result)
