@@ -50,8 +50,9 @@ class Launcher:
     """The command's root process, from before its first instruction to its status.
 
     Everything that has to be looked up (the user, the program in PATH) is looked up before, so that the episode's
-    first event is the command's own. The process is in a process group of its own, which gets the terminal if we have it; we become its descendants'
-    reaper, because killed processes that nobody reaps still count against a pids limit.
+    first event is the command's own. The process is in a process group of its own, which gets the terminal if we
+    have it; we become its descendants' reaper, because killed processes that nobody reaps still count against a
+    pids limit.
     """
 
     def __init__(self, command: Sequence[str], user: User | None, environment: Mapping[str, str]) -> None:

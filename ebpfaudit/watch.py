@@ -14,7 +14,7 @@ from ebpfaudit.episodes import Recorder
 from ebpfaudit.errors import UsageError
 from ebpfaudit.events import Event
 from ebpfaudit.kernel import bpf
-from ebpfaudit.kernel.compile import Compiler
+from ebpfaudit.kernel.compile import EPISODES_MAX, Compiler
 from ebpfaudit.kernel.gpu import GpuTables
 from ebpfaudit.kernel.loader import load
 from ebpfaudit.kernel.privilege import require_privilege
@@ -101,9 +101,15 @@ class Watch:
                 and self._known.get(registration.episode) != registration.auditor_pid
             ):
                 self._known[registration.episode] = registration.auditor_pid
-                number, self._next_number = self._next_number, self._next_number + 1
+                number = self._free_number()
                 self.add(number, registration.episode)
                 self._adopt(number, registration)
+
+    def _free_number(self) -> int:
+        """The number that was given out longest ago, among more than a thousand: its episode has long ended."""
+        number = self._next_number
+        self._next_number = number + 1 if number + 1 < EPISODES_MAX else _FOLLOWED + 1
+        return number
 
     def _adopt(self, number: int, registration: Registration) -> None:
         """By cgroup for those to come, and by the auditor's own tags, which also know who left the cgroup."""
