@@ -44,14 +44,13 @@ def sustained(folder: Path, seconds: int) -> tuple[int, int]:
 
 
 def _ring(count: int) -> memoryview:
-    """What the ring buffer holds after so many connects: few processes, 61 addresses, 97 ports."""
+    """What the ring buffer holds after so many connects of programs/producer.c: 61 addresses, 97 ports."""
     record = layout.CONNECT_RECORD.layout
     raw = bytearray()
     for n in range(count):
         address = b"\0" * 10 + b"\xff\xff\x7f\0\0" + bytes([1 + n % 61])
         entry = record.pack(
-            layout.CONNECT, 1, 10**12 + n * 2500, 5 * 10**9, 4000 + n % 7, 0, b"python3", address, 1 + n % 97, 4, 17,
-            1, 0, 4000 + n % 7,
+            layout.CONNECT, 1, 10**12 + n * 2500, 5 * 10**9, 4000, 0, b"producer", address, 1 + n % 97, 4, 17, 1, 0, 4000,
         )  # fmt: skip
         raw += struct.pack("=II", len(entry), 0) + entry
     return memoryview(raw)

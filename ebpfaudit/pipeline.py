@@ -47,7 +47,7 @@ class Pipeline:
         self._tables = tables
         self._episodes: dict[int, Audience] = {}
         self._periodic: list[Callable[[int], None]] = []
-        self._watched: list[int] = []
+        self._watched: set[int] = set()
         self._awake = select.poll()
         """Everything that ends a nap, except the ring itself."""
         self._asleep = select.poll()
@@ -67,7 +67,7 @@ class Pipeline:
         """Let `turn` return early when this non-blocking pipe has bytes, which it reads away."""
         self._awake.register(descriptor, select.POLLIN)
         self._asleep.register(descriptor, select.POLLIN)
-        self._watched.append(descriptor)
+        self._watched.add(descriptor)
 
     def every_look(self, action: Callable[[int], None]) -> None:
         """Call `action(now_ns)` about ten times a second."""
@@ -75,16 +75,17 @@ class Pipeline:
 
     def turn(self, timeout_ms: int) -> int:
         """Wait for events, at most `timeout_ms`, and handle a batch. Returns its size in bytes."""
-        if self._busy:
-            if self._ring.pending_bytes == 0:
-                self._awake.poll(NAP_MS)
-        else:
-            self._ring.wait(self._asleep, timeout_ms)
-        for descriptor in self._watched:
-            with contextlib.suppress(BlockingIOError):
-                os.read(descriptor, 4096)
-        size = self._read()
+        ready: list[tuple[int, int]] = []
+        if not self._busy:
+            ready = self._ring.wait(self._asleep, timeout_ms)
+        elif self._ring.pending_bytes == 0:
+            ready = self._awake.poll(NAP_MS)
+        size = self._read()  # before anything else: an offender may be waiting for us
         self._busy = size > 0
+        for descriptor, _ in ready:
+            if descriptor in self._watched:
+                with contextlib.suppress(BlockingIOError):
+                    os.read(descriptor, 4096)
         now_ns = time.monotonic_ns()
         if now_ns >= self._next_look_ns:
             self._next_look_ns = now_ns + _LOOK_EVERY_NS

@@ -55,16 +55,16 @@ class Ring:
         """Give the first `size` bytes of the window back to the kernel: what was there must have been copied."""
         self._consumer[0] += size
 
-    def wait(self, poll: select.poll, timeout_ms: int) -> None:
-        """Sleep until a record arrives, `poll` has something, or the time is up.
+    def wait(self, poll: select.poll, timeout_ms: int) -> list[tuple[int, int]]:
+        """Sleep until a record arrives, `poll` has something, or the time is up. Returns what `poll` had.
 
         `poll` must have the ring's descriptor registered. While we sleep, and only then, whoever writes a
         record pays for waking us (about 20 us).
         """
         self._asleep[0] = 1
-        if self._producer[0] == self._consumer[0]:
-            poll.poll(timeout_ms)
+        ready = poll.poll(timeout_ms) if self._producer[0] == self._consumer[0] else []
         self._asleep[0] = 0
+        return ready
 
     def close(self) -> None:
         for view in (self.words, self.data, self._producer, self._consumer, self._asleep):
