@@ -74,8 +74,10 @@ class Tree:
         stats = {pid: stat for pid in candidates if (stat := read_stat(pid)) is not None}
         if any((pid, stat.start) not in known for pid, stat in stats.items()):
             for fork in self._pending_forks():
-                if (parent := known.get(fork.process)) is not None:
-                    known[ProcessKey(fork.child, fork.child_start)] = parent
+                child = ProcessKey(fork.child, fork.child_start)
+                # The batch being judged holds forks that the table has taken in, that of `top` among them.
+                if child not in known and (parent := known.get(fork.process)) is not None:
+                    known[child] = parent
         for process in self._strays(stats):
             del known[process]
         belongs: dict[int, bool] = {}

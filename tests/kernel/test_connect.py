@@ -442,7 +442,7 @@ def test_23_connects_are_23_events(audit):
     assert audited.result["connections"]["attempted"] == 23
 
 
-WAIT = "import sys, socket; sys.stdin.read(1)\n"
+WAIT = "import sys, socket; print('ready', flush=True); sys.stdin.read(1)\n"
 
 
 def test_episodes_are_judged_each_by_its_own_profile(auditor):
@@ -459,7 +459,7 @@ def test_episodes_are_judged_each_by_its_own_profile(auditor):
         for address in addresses
     ]  # fmt: skip
     for run in runs:
-        run.registration()
+        assert run.process.stdout.readline() == b"ready\n"
     first, second = (run.wait(b"x") for run in runs)
     assert first.stdout == b"1\n0\n"
     assert second.stdout == b"0\n1\n"
@@ -477,7 +477,7 @@ def test_before_means_before_while_the_auditor_stands_still(auditor, tmp_path):
     port = outside.ports["tcp"]
     code = f"{WAIT}open({str(tmp_path / 'answer')!r}, 'w').write(str(socket.socket().connect_ex(('127.0.0.23', {port}))))"
     run = auditor.start(profile('default = "deny"'), [*PYTHON, "-c", code], stdin=subprocess.PIPE)
-    run.registration()
+    assert run.process.stdout.readline() == b"ready\n"
     os.kill(run.process.pid, signal.SIGSTOP)
     try:
         until(
@@ -502,7 +502,7 @@ def test_before_means_before_while_the_auditor_stands_still(auditor, tmp_path):
 def test_others_on_the_host_are_neither_judged_nor_recorded(auditor):
     with Outside("127.0.0.24", ["tcp"])._sockets["tcp"] as listener:
         run = auditor.start(profile('default = "deny"'), [*PYTHON, "-c", WAIT], stdin=subprocess.PIPE)
-        run.registration()
+        assert run.process.stdout.readline() == b"ready\n"
         with socket.socket() as bystander:
             assert bystander.connect_ex(listener.getsockname()) == 0
         audited = run.wait(b"x")

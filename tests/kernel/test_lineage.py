@@ -170,23 +170,23 @@ def test_a_storm_of_10_000_forks_is_all_tagged(audit, program):
 
 def test_what_a_small_buffer_loses_is_counted_and_said(auditor, program, tmp_path):
     """An auditor that gets no CPU for the length of a storm, with a buffer of 4 KiB."""
-    script = f"read go; {program('forks')} storm 3001; : >{tmp_path}/done; read end"
+    script = f"echo ready; read go; {program('forks')} storm 701; : >{tmp_path}/done; read end"
     run = auditor.start(NO_POLICY, ["/bin/sh", "-c", script], "--ring-size", "4", stdin=subprocess.PIPE)
-    run.registration()
+    assert run.process.stdout.readline() == b"ready\n"
     run.process.send_signal(signal.SIGSTOP)
     try:
         run.process.stdin.write(b"go\n")
         run.process.stdin.flush()
-        until((tmp_path / "done").exists, "the storm is over")
+        until((tmp_path / "done").exists, "the storm is over", timeout_s=60)
     finally:
         run.process.send_signal(signal.SIGCONT)
     audited = run.wait(b"end\n")
     assert audited.exit_code == 0, audited.stderr
     lost = sum(event.count for event in audited.of("lost"))
-    assert lost > 5000, "4 KiB cannot hold as much"
+    assert lost > 1000, "4 KiB cannot hold as much"
     assert audited.result["lost"] == lost
     assert audited.result["complete"] is False
     assert audited.end.complete is False
     assert audited.end.lost == lost
     assert f"INCOMPLETE: {lost:,} records lost" in audited.stderr
-    assert records(audited) + lost == 2 + 3002 + 3003, "every record is in one column or the other"
+    assert records(audited) + lost == 2 + 702 + 703, "every record is in one column or the other"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import time
 
@@ -11,6 +12,7 @@ import pytest
 from ebpfaudit.enforce.cgroup import cgroup2_mount, directory_name
 from ebpfaudit.enforce.disarmer import Disarmer
 from ebpfaudit.enforce.enforcer import Enforcer
+from ebpfaudit.enforce.lineage import Tree
 from ebpfaudit.enforce.pidfd import open_pidfd, read_stat, send
 from ebpfaudit.enforce.sweep import sweep
 from ebpfaudit.events import Connect, Fork, Lost
@@ -220,3 +222,25 @@ def test_cgroups_of_killed_auditors_that_still_hold_processes_are_named(tmp_path
         (tmp_path / PARENT / name / "cgroup.events").write_text(f"populated {populated}\nfrozen 0\n")
     assert [path.name for path in remove_abandoned(tmp_path)] == [f"old-{gone}-2"]
     assert (tmp_path / PARENT / f"mine-{os.getpid()}").exists()
+
+
+def test_forks_that_the_table_knows_already_change_nothing():
+    """The batch that is being judged holds the birth of the offender itself, a child of the root."""
+    top = subprocess.Popen(["/bin/sh", "-c", "echo; sleep 60 & echo $!; wait"], stdout=subprocess.PIPE)
+    assert top.stdout
+    top.stdout.readline()
+    child = int(top.stdout.readline())
+    try:
+        starts = {pid: stat.start for pid in (os.getpid(), top.pid, child) if (stat := read_stat(pid))}
+        table = ProcessTable()
+        table.set_root(os.getpid(), starts[os.getpid()])
+        born = Fork(1, os.getpid(), starts[os.getpid()], top.pid, starts[top.pid])
+        unheard_of = Fork(2, top.pid, starts[top.pid], child, starts[child])
+        table.fork(born)
+        tree = Tree(table, table.get(top.pid, starts[top.pid]), lambda: [born, unheard_of], orphans=True)
+        assert tree.members(starts) == {top.pid: starts[top.pid], child: starts[child]}
+    finally:
+        os.kill(child, signal.SIGKILL)
+        top.kill()
+        top.wait()
+        top.stdout.close()

@@ -6,6 +6,7 @@ import resource
 import stat
 import subprocess
 import sys
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 
@@ -224,33 +225,34 @@ def test_a_sync_reaches_the_disk_before_close_returns(path):
     assert writer.error == ""
 
 
-@pytest.fixture
-def file_limit():
-    """Files of this process cannot grow beyond what the test says: EFBIG, as ENOSPC on a full disk."""
+@contextmanager
+def file_limit(size):
+    """Files of this process cannot grow beyond `size`: EFBIG, as ENOSPC on a full disk.
+
+    Only inside the block: pytest, too, writes to a file where its output is redirected.
+    """
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
-    def limit(size):
-        resource.setrlimit(resource.RLIMIT_FSIZE, (before[1] if size is None else size, before[1]))
 
-    yield limit
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
-def test_a_full_disk_costs_events_and_nothing_else(path, file_limit):
+def test_a_full_disk_costs_events_and_nothing_else(path):
     writer = open_writer(path)
     writer.extend(exits(100))
     writer.flush(sync=False)
     whole = path.stat().st_size
-    file_limit(whole + 50)
-    writer.extend(exits(200, first=100))
-    writer.flush(sync=True)
+    with file_limit(whole + 50):
+        writer.extend(exits(200, first=100))
+        writer.flush(sync=True)
     assert "File too large" in writer.error
     assert writer.unwritten == 200
     assert path.stat().st_size == whole, "the half of a frame that had room is taken back"
     found = verify_trail(path)
     assert (found.state, found.events, found.problems[0].what) == ("not closed", 100, found.problems[0].what)
 
-    file_limit(None)  # somebody made room
     writer.extend(exits(7, first=300))
     writer.close("exited", 0, complete=True)
     with read_trail(path) as trail:
@@ -267,25 +269,25 @@ def test_a_full_disk_costs_events_and_nothing_else(path, file_limit):
     assert (found.state, found.complete, found.unwritten) == ("intact", False, 200)
 
 
-def test_a_disk_that_stays_full_still_gets_the_end_if_that_fits(path, file_limit):
+def test_a_disk_that_stays_full_still_gets_the_end_if_that_fits(path):
     writer = open_writer(path)
-    file_limit(path.stat().st_size + 400)
-    writer.extend(exits(5000))
-    head = writer.close("exited", 0, complete=True)
+    with file_limit(path.stat().st_size + 400):
+        writer.extend(exits(5000))
+        head = writer.close("exited", 0, complete=True)
     found = verify_trail(path)
     assert (found.state, found.events, found.unwritten, found.complete) == ("intact", 5000, 5000, False)
     assert found.head == head
 
 
-def test_a_disk_without_any_room_leaves_a_trail_that_says_it_was_not_closed(path, file_limit):
+def test_a_disk_without_any_room_leaves_a_trail_that_says_it_was_not_closed(path):
     writer = open_writer(path)
     writer.extend(exits(10))
     writer.flush(sync=False)
-    file_limit(path.stat().st_size)
-    for turn in range(50):
-        writer.extend(exits(1000, first=10 + turn * 1000))
-        writer.flush(sync=False)
-    writer.close("exited", 0, complete=True)
+    with file_limit(path.stat().st_size):
+        for turn in range(50):
+            writer.extend(exits(1000, first=10 + turn * 1000))
+            writer.flush(sync=False)
+        writer.close("exited", 0, complete=True)
     assert writer.unwritten == 50_000
     assert writer.error
     found = verify_trail(path)
