@@ -58,6 +58,8 @@ class Seat:
 def take(episode: str, folder: Path = RUN_FOLDER) -> Seat:
     """Reserve an episode ID. Raises EpisodeError if it is active."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for stale in folder.glob("*.json"):
+        _remove_if_abandoned(stale)
     path = folder / (hashlib.sha256(episode.encode("utf-8", "surrogateescape")).hexdigest()[:32] + ".json")
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
@@ -83,6 +85,22 @@ def active(folder: Path = RUN_FOLDER) -> Iterator[Registration]:
     for path in sorted(folder.glob("*.json")):
         if _is_held(path) and (registration := _read(path)) is not None:
             yield registration
+
+
+def _remove_if_abandoned(path: Path) -> None:
+    """Clear away what a killed auditor left. `take` copes with a file that vanishes under its hands."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if path.stat().st_ino == os.fstat(descriptor).st_ino:  # nobody has made a new one meanwhile
+            path.unlink()
+    except (BlockingIOError, FileNotFoundError):
+        pass
+    finally:
+        os.close(descriptor)
 
 
 def _is_held(path: Path) -> bool:

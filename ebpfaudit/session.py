@@ -294,6 +294,8 @@ class Session:
         before = {number: signal.getsignal(number) for number in (*_FORWARDED, signal.SIGCHLD)}
         for number in before:
             signal.signal(number, lambda number, _frame: self._signals.append(number))
+        # The command may set `tostop`: what we write to its terminal would then stop us, and it would run unjudged.
+        before[signal.SIGTTOU] = signal.signal(signal.SIGTTOU, signal.SIG_IGN)
         signal.set_wakeup_fd(write, warn_on_full_buffer=False)
         pipeline.watch(read)
 

@@ -7,7 +7,7 @@ import sys
 import click
 
 from ebpfaudit import __version__
-from ebpfaudit.errors import EbpfAuditError
+from ebpfaudit.errors import EXIT_FAILURE, EbpfAuditError
 
 _COMMANDS = {
     "run": "ebpfaudit.cli.run:run",
@@ -50,6 +50,7 @@ def cli() -> None:
 
 def main() -> None:
     """Run the command line. A command returns its exit code; an error of ours is one message and a code."""
+    _open_closed_streams()
     try:
         result = cli.main(standalone_mode=False)
         sys.exit(result if isinstance(result, int) else 0)
@@ -63,6 +64,20 @@ def main() -> None:
     except EbpfAuditError as error:
         print(f"Error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except OSError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        sys.exit(EXIT_FAILURE)
+
+
+def _open_closed_streams() -> None:
+    """Started with `2>&-`: nothing of ours may get that number, and what is said goes nowhere."""
+    import os
+
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(descriptor, True)
+    os.close(descriptor)
+    sys.stdout = sys.stdout or open(1, "w", closefd=False)  # noqa: SIM115
+    sys.stderr = sys.stderr or open(2, "w", closefd=False)  # noqa: SIM115
 
 
 def _leave_quietly() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import time
@@ -9,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from ebpfaudit.errors import UsageError
+from ebpfaudit.errors import EbpfAuditError, UsageError
 from ebpfaudit.output.clock import WallClock
 from ebpfaudit.output.ndjson import Ndjson
 from ebpfaudit.output.notices import enforcement_line, start_lines, verdict_line
@@ -78,7 +79,8 @@ class Reporter:
                     self._say(enforcement_line(item, colour=self._colour))
             else:
                 event = item
-        self._lines.flush()
+        with contextlib.suppress(OSError):  # as in `_write`: a full or closed stderr ends no episode
+            self._lines.flush()
 
     def _alert(self, episode: Episode, verdict: Verdict, event: Item | None) -> None:
         if self._as_json:
@@ -114,8 +116,14 @@ class Reporter:
         elif not self._quiet:
             self._report(summary, writer)
         if self._result is not None:
-            with self._result as stream:
-                stream.write(to_json(summary))
+            try:
+                with self._result as stream:
+                    stream.write(to_json(summary))
+            except OSError as error:
+                raise EbpfAuditError(
+                    f"the command ended with code {outcome.exit_code}, but the result could not be written: "
+                    f"{error.strerror}"
+                ) from error
 
     def _report(self, summary: RunSummary, writer: TrailWriter | None) -> None:
         for rule, count in self._throttle.held_back.items():

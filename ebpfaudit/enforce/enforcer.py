@@ -131,9 +131,11 @@ class Enforcer:
             )
         if process is not None and scope == "tree" and not ending.survivors:
             self._gone.add(process.tree.key)
-        if not ending.found:
-            if getattr(event, "decision", "") == "kill":
+        if getattr(event, "decision", "") == "kill":
+            if not ending.found:
                 return scope, "killed", _by_probe(event)
+            ending.found.add(getattr(event, "pid", 0))  # the probe was quicker than we
+        if not ending.found:
             return scope, "already-exited", ending
         return scope, "partial" if ending.survivors else "killed", ending
 

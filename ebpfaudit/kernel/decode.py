@@ -226,6 +226,8 @@ class Decoder:
         )
         path = path[:path_bytes]
         dst = "@" + show(path[1:]) if path[:1] == b"\0" else show(path.partition(b"\0")[0])
+        if path[:1] == b"@":  # a file of that name, not the abstract socket that is written so
+            dst = "\\x40" + dst[1:]
         name = _UNIX_TYPES.get(kind) or str(kind)
         attempt = self._threads[thread] = (
             thread, pid, start_ns // TICK_NS, self._comm(comm), "unix", name, dst, 0,

@@ -208,10 +208,9 @@ class Evaluator:
             facts.result = "denied" if is_denied else ""
             judged = [rule for rule in self._rules["connect"] if is_denied or not rule.wants_result]
         else:
-            # A denial has been judged at the attempt; a rule that asks for no result, too.
-            judged = [
-                rule for rule in self._rules["connect"] if rule.wants_result and event.result != "denied"
-            ]
+            # A rule that asks for no result has judged the attempt. "denied" is here the host's answer, or another
+            # program's: our own denial was the attempt's, and has no "done".
+            judged = [rule for rule in self._rules["connect"] if rule.wants_result]
         findings += [found for rule in judged if (found := rule.find(facts)) is not None]
         return tuple(findings)
 

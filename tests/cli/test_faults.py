@@ -171,6 +171,35 @@ def test_a_result_that_cannot_be_written(audit, tmp_path):
     assert "none/result.json" in message
 
 
+def test_a_result_that_finds_the_disk_full(audit):
+    audited = audit(NO_POLICY, [*RAN], "--quiet", "--result", "/dev/full")
+    assert audited.exit_code == 125
+    assert audited.stderr == (
+        "Error: the command ended with code 0, but the result could not be written: No space left on device\n"
+    )
+
+
+@pytest.mark.parametrize("closed", ["2>&-", ">&-", "<&- >&- 2>&-"])
+def test_closed_streams_are_no_reason_not_to_run(audit, closed):
+    audited = audit(NO_POLICY, ["/bin/sh", "-c", "exit 3"], main=without(f"exec {closed}"))
+    assert audited.exit_code == 3
+    assert audited.end.complete
+
+
+def test_nowhere_to_register_the_episode(audit):
+    refusal(audit(NO_POLICY, RAN, main=without("mount -t tmpfs -o ro none /run")))
+
+
+def test_alerts_as_json_that_nobody_takes_end_no_episode(audit):
+    rule = '[[rule]]\nid = "seen"\non = "exec"\nwhen = { exe = "*/true" }\naction = "alert"\n'
+    with open("/dev/full", "wb") as full:
+        audited = audit(
+            NO_POLICY + rule, ["/bin/sh", "-c", "/bin/true; sleep 0.3; exit 3"], "--json", stderr=full
+        )
+    assert audited.exit_code == 3
+    assert audited.end.complete
+
+
 def test_a_result_is_not_written_through_a_link(audit, tmp_path):
     (tmp_path / "precious").write_text("keep")
     (tmp_path / "link").symlink_to(tmp_path / "precious")

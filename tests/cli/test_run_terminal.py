@@ -54,9 +54,9 @@ while True:
 class Terminal:
     """A pseudo-terminal, with that shell in it running an audited command."""
 
-    def __init__(self, folder: Path, command: list[str]) -> None:
+    def __init__(self, folder: Path, command: list[str], policy: str = NO_POLICY) -> None:
         self.episode = f"test-{uuid.uuid4().hex[:12]}"
-        (folder / "profile.toml").write_text(NO_POLICY)
+        (folder / "profile.toml").write_text(policy)
         arguments = [
             "run",
             "--profile",
@@ -102,8 +102,8 @@ class Terminal:
 def terminal(kernel, tmp_path):
     opened = []
 
-    def run(*command: str) -> Terminal:
-        opened.append(Terminal(tmp_path, list(command)))
+    def run(*command: str, policy: str = NO_POLICY) -> Terminal:
+        opened.append(Terminal(tmp_path, list(command), policy))
         return opened[-1]
 
     yield run
@@ -172,6 +172,24 @@ def test_the_command_may_read_the_terminal(terminal):
     tty.type(b"a line\n")
     tty.expect(b"got a line")
     tty.expect(b"<ended 6 True>")
+
+
+ALERT_ON_TRUE = (
+    NO_POLICY
+    + """
+[[rule]]
+id = "seen"
+on = "exec"
+when = { exe = "*/true" }
+action = "alert"
+"""
+)
+
+
+def test_a_command_cannot_stop_its_auditor_by_the_terminals_tostop(terminal):
+    tty = terminal("/bin/sh", "-c", "stty tostop; /bin/true; sleep 0.5; exit 3", policy=ALERT_ON_TRUE)
+    tty.expect(b"ALERT")
+    tty.expect(b"<ended 3 True>")
 
 
 def test_a_terminal_that_closes_ends_the_episode(terminal, tmp_path):

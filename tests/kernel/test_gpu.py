@@ -106,13 +106,13 @@ def build(folder, **options):
     except Missing as missing:
         pytest.skip(str(missing))
     nodes = [make_node(folder / "ctl", TUN), make_node(folder / "uvm", FUSE)]
-    compiler = Compiler.start()
+    compiler = Compiler.start(**options)
     try:
-        probes = load(compiler, root, **options)
+        probes = load(compiler, root)
     finally:
         compiler.stop()
     try:
-        assert not {"on_ioctl_exit", "on_device_open"} & probes.missing.keys(), probes.missing
+        assert not {"syscalls:sys_exit_ioctl", "device"} & probes.missing.keys(), probes.missing
         tables = Tables(probes)
         gpu = GpuTables(probes, [f"{nodes[0]}=nvidia:ctl", f"{nodes[1]}=nvidia-uvm"])
         pipeline = Pipeline(probes, tables)

@@ -100,11 +100,13 @@ def test_unix_sockets_by_path_and_abstract_name():
     def unix(path):
         return layout.CONNECT_UNIX_RECORD.layout.pack(*header(layout.CONNECT_UNIX), 1, 0, len(path), 41, path)
 
-    batch, _ = decode(unix(b"/run/x.sock\0junk"), unix(b"\0hidden\x1b[2J"))
+    batch, _ = decode(unix(b"/run/x.sock\0junk"), unix(b"\0hidden\x1b[2J"), unix(b"@hidden"))
     assert [(each.dst, each.protocol) for each in batch[1]] == [
         ("/run/x.sock", "stream"),
         ("@hidden\\x1b[2J", "stream"),
+        ("\\x40hidden", "stream"),
     ]
+    assert hide(batch[1][2].dst) == b"@hidden"
 
 
 def test_an_exec_with_its_paths():

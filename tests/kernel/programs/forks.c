@@ -36,7 +36,9 @@ static int chain(int depth, char **program)
 	if (!pid)
 		_exit(chain(depth - 1, program));
 	waitpid(pid, &status, 0);
-	return WIFEXITED(status) ? WEXITSTATUS(status) : 128;
+	if (WIFSIGNALED(status))
+		pause(); /* none ends by itself because the one below was killed */
+	return WEXITSTATUS(status);
 }
 
 int main(int argc, char **argv)

@@ -32,8 +32,8 @@ int main(int argc, char **argv)
 			IORING_OFF_SQ_RING);
 	char *cq = mmap(NULL, setup.cq_off.cqes + setup.cq_entries * sizeof(struct io_uring_cqe),
 			PROT_READ | PROT_WRITE, shared, ring, IORING_OFF_CQ_RING);
-	struct io_uring_sqe *entry = mmap(NULL, setup.sq_entries * sizeof(*entry), PROT_READ | PROT_WRITE, shared,
-					  ring, IORING_OFF_SQES);
+	struct io_uring_sqe *entry =
+		mmap(NULL, setup.sq_entries * sizeof(*entry), PROT_READ | PROT_WRITE, shared, ring, IORING_OFF_SQES);
 	if (sq == MAP_FAILED || cq == MAP_FAILED || (void *)entry == MAP_FAILED)
 		return SETUP_FAILED;
 
@@ -44,8 +44,8 @@ int main(int argc, char **argv)
 	entry->flags = strcmp(argv[1], "async") ? 0 : IOSQE_ASYNC;
 	((unsigned *)(sq + setup.sq_off.array))[0] = 0;
 	__atomic_store_n((unsigned *)(sq + setup.sq_off.tail), 1, __ATOMIC_RELEASE);
-	if (syscall(SYS_io_uring_enter, ring, 1, 1, IORING_ENTER_GETEVENTS | (sqpoll ? IORING_ENTER_SQ_WAKEUP : 0), NULL,
-		    0) < 0)
+	if (syscall(SYS_io_uring_enter, ring, 1, 1, IORING_ENTER_GETEVENTS | (sqpoll ? IORING_ENTER_SQ_WAKEUP : 0),
+		    NULL, 0) < 0)
 		return SETUP_FAILED;
 	while (!__atomic_load_n((unsigned *)(cq + setup.cq_off.tail), __ATOMIC_ACQUIRE))
 		usleep(1000);
