@@ -15,7 +15,7 @@
 BPF_RINGBUF_OUTPUT(events, RING_PAGES);
 
 /* Word 0 is 1 while the reader sleeps: whoever writes a record then wakes it. Word 1 is the reader's process.
- * Mapped by the reader. */
+ * Word 2 is 1 while the ring buffer is three quarters full. Mapped by the reader. */
 BPF_F_TABLE("array", u32, u64, reader, 512, BPF_F_MMAPABLE);
 
 struct tag {
@@ -33,7 +33,8 @@ struct episode_config {
 	u8 gpu;          /* a [gpu] section is in force */
 	u8 doomed;       /* the whole episode is being killed: nothing of it may fork, exec or connect */
 	u8 exec;         /* an [exec] section is in force */
-	u8 reserved[2];
+	u8 closed;       /* [network] refuses by default */
+	u8 reserved;
 };
 BPF_ARRAY(episodes, struct episode_config, EPISODES_MAX);
 
@@ -49,6 +50,13 @@ enum action { ACTION_ALLOW, ACTION_LOG, ACTION_ALERT, ACTION_DENY, ACTION_FREEZE
 static __always_inline u32 current_tgid(void)
 {
 	return bpf_get_current_pid_tgid() >> 32;
+}
+
+static __always_inline int crowded(void)
+{
+	u32 two = 2;
+	u64 *full = reader.lookup(&two);
+	return full && *full;
 }
 
 static __always_inline u32 auditor_pid(void)

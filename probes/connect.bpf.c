@@ -95,6 +95,35 @@ static __always_inline int refused(u32 decision)
 	return decision == DECISION_DENY || decision == DECISION_KILL;
 }
 
+/* While the reader is far behind, attempts are counted instead of handed over (and still refused, where they
+ * are): a flood of connects leaves room for the exec that it is meant to hide. */
+static __always_inline struct connect_record *reserve_attempt(u32 episode)
+{
+	count_emitted(episode);
+	struct connect_record *record = crowded() ? NULL : events.ringbuf_reserve(sizeof(struct connect_record));
+	if (!record)
+		count_lost(episode);
+	return record;
+}
+
+static __always_inline void report_attempt(u32 tgid, struct tag *tag, const u32 *address, u16 port, u8 family,
+					   u8 protocol, u32 decision)
+{
+	struct connect_record *record = reserve_attempt(tag ? tag->episode : 0);
+	if (!record)
+		return;
+	fill_header_current(&record->header, RECORD_CONNECT, tgid, tag);
+	__builtin_memcpy(record->address, address, sizeof(record->address));
+	record->port = port;
+	record->family = family;
+	record->protocol = protocol;
+	record->decision = decision;
+	record->reserved[0] = record->reserved[1] = record->reserved[2] = 0;
+	record->error = 0;
+	record->thread = bpf_get_current_pid_tgid();
+	events.ringbuf_submit(record, wake_flags());
+}
+
 /* Returns 1 to let the act pass, 0 to answer EPERM. */
 static __always_inline int judge_connect(struct bpf_sock_addr *ctx, int family)
 {
@@ -124,23 +153,7 @@ static __always_inline int judge_connect(struct bpf_sock_addr *ctx, int family)
 		else if (config->network)
 			decision = carry_out(config, network_action(episode, (u8 *)address, port, protocol));
 	}
-
-	count_emitted(episode);
-	struct connect_record *record = events.ringbuf_reserve(sizeof(*record));
-	if (!record) {
-		count_lost(episode);
-	} else {
-		fill_header_current(&record->header, RECORD_CONNECT, tgid, tag);
-		__builtin_memcpy(record->address, address, sizeof(record->address));
-		record->port = port;
-		record->family = family;
-		record->protocol = protocol;
-		record->decision = decision;
-		record->reserved[0] = record->reserved[1] = record->reserved[2] = 0;
-		record->error = 0;
-		record->thread = bpf_get_current_pid_tgid();
-		events.ringbuf_submit(record, wake_flags());
-	}
+	report_attempt(tgid, tag, address, port, family, protocol, decision);
 	if (refused(decision))
 		return 0;
 	return 1;
@@ -158,12 +171,19 @@ int on_destination6(struct bpf_sock_addr *ctx)
 	return judge_connect(ctx, 6);
 }
 
-static __always_inline u32 unix_action(u32 episode, struct episode_config *config, const char *path)
+/* A value of unix_network: the action in the low byte, and above it the length of an exact entry's path. An abstract
+ * name may hold zeros, so that an exact entry is a mere prefix of it: then the next shorter entry decides. */
+static __always_inline u32 unix_action(u32 episode, struct episode_config *config, const char *path, u32 bytes)
 {
 	struct unix_key key = {.prefix_bits = 32 + 8 * UNIX_PATH_MAX, .episode = episode};
 	__builtin_memcpy(key.path, path, sizeof(key.path));
 	u32 *action = unix_network.lookup(&key);
-	return action ? *action : config->unix_default;
+	u32 exact_bytes = action ? *action >> 8 : 0;
+	if (exact_bytes && !path[0] && bytes != exact_bytes) {
+		key.prefix_bits = 32 + 8 * exact_bytes;
+		action = unix_network.lookup(&key);
+	}
+	return action ? *action & 0xff : config->unix_default;
 }
 
 static __always_inline int judge_unix(u32 type, u64 sockaddr, int length, int from_user, int may_refuse)
@@ -175,7 +195,7 @@ static __always_inline int judge_unix(u32 type, u64 sockaddr, int length, int fr
 		return 1;
 
 	count_emitted(episode);
-	struct connect_unix_record *record = events.ringbuf_reserve(sizeof(*record));
+	struct connect_unix_record *record = crowded() ? NULL : events.ringbuf_reserve(sizeof(*record));
 	char path[UNIX_PATH_MAX] = {};
 	u64 bytes = length > 2 ? length - 2 : 0; /* without sun_family */
 	if (bytes > UNIX_PATH_MAX)
@@ -194,7 +214,7 @@ static __always_inline int judge_unix(u32 type, u64 sockaddr, int length, int fr
 		if (config->doomed)
 			decision = DECISION_DENY;
 		else if (config->network)
-			decision = carry_out(config, unix_action(episode, config, path));
+			decision = carry_out(config, unix_action(episode, config, path, bytes));
 	}
 	if (!may_refuse && decision == DECISION_DENY)
 		decision = DECISION_ALLOW; /* this hook can only watch */

@@ -20,7 +20,7 @@ from ebpfaudit.kernel import bpf
 from ebpfaudit.resources import folder
 
 CACHE = Path("/var/cache/ebpfaudit")
-SOURCES = ("common.bpf.h", "lineage.bpf.c", "exec.bpf.c", "connect.bpf.c", "gpu.bpf.c")
+SOURCES = ("common.bpf.h", "lineage.bpf.c", "exec.bpf.c", "connect.bpf.c", "socket.bpf.c", "gpu.bpf.c")
 _KEPT = 8
 """Images kept: for a few kernels, and for `run` and `trace` on each."""
 

@@ -70,6 +70,16 @@ EVERYWHERE = (
         "on_connect_enter", "tracepoint", "syscalls:sys_enter_connect", "see Unix sockets",
         required=False, without="Unix sockets are not seen",
     ),
+    Hook(
+        "on_socket", "cgroup", "sock_create", "deny unjudged protocols", bpf.ATTACH_SOCK_CREATE,
+        program_type=bpf.PROG_CGROUP_SOCK,
+        required=False, without="UDP-Lite, SCTP, DCCP and raw sockets leave unseen",
+    ),
+    Hook(
+        "on_socket_option", "cgroup", "setsockopt", "deny detours", bpf.ATTACH_SETSOCKOPT,
+        program_type=bpf.PROG_CGROUP_SOCKOPT,
+        required=False, without="an IPv6 routing header sends packets elsewhere than to the judged address",
+    ),
     Hook("on_tcp_state", "raw_tracepoint", "inet_sock_set_state", "result of a connect"),
     Hook(
         "on_connect_exit", "tracepoint", "syscalls:sys_exit_connect", "result of a connect",

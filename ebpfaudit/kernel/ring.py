@@ -48,6 +48,7 @@ class Ring:
         """
         position = self._consumer[0]
         waiting = self._producer[0] - position
+        self._asleep[2] = waiting > self._mask - (self._mask >> 2)  # crowded: see common.bpf.h
         begin = position & self._mask
         return begin, begin + min(waiting, limit_bytes)
 

@@ -18,7 +18,7 @@ from ebpfaudit.profiles.load import Profile
 from ebpfaudit.verdicts import ACTIONS, Action
 
 _TAG = struct.Struct("=IIQ")
-_EPISODE_CONFIG = struct.Struct("=BBBBBB2x")
+_EPISODE_CONFIG = struct.Struct("=BBBBBBBx")
 _COUNTERS = struct.Struct("=QQQ")
 _NETWORK_KEY = struct.Struct("=II16s")
 _PORT_RULE = struct.Struct("=HHBB2x")
@@ -87,6 +87,7 @@ class Tables:
             bool(profile and profile.gpu is not None),
             doomed,
             bool(profile and profile.exec_deny),
+            network is not None and network.default in ("deny", "freeze", "kill"),
         )
 
     def write_sections(self, number: int, profile: Profile) -> None:
@@ -109,7 +110,7 @@ class Tables:
                 path = unix.path + b"\0" if unix.exact else unix.path
                 bits = 32 + 8 * min(len(path), UNIX_PATH_MAX)
                 self._unix[_UNIX_KEY.pack(bits, number, path[:UNIX_PATH_MAX])] = _U32.pack(
-                    ACTIONS.index(unix.action)
+                    ACTIONS.index(unix.action) | (len(unix.path) << 8 if unix.exact else 0)
                 )
         for device, inode in _executables(profile.exec_deny):
             self._exec[_EXEC_KEY.pack(inode, device, number)] = _U32.pack(1)
@@ -121,7 +122,7 @@ class Tables:
 
     def forget_episode(self, number: int) -> None:
         """Take an episode's switches away; its number may be given out again once its processes are gone."""
-        self._episodes[_U32.pack(number)] = _EPISODE_CONFIG.pack(0, 0, 0, 0, 0, 0)
+        self._episodes[_U32.pack(number)] = _EPISODE_CONFIG.pack(0, 0, 0, 0, 0, 0, 0)
 
     def counters(self, number: int) -> Counters:
         value = self._counters.get(_U32.pack(number))

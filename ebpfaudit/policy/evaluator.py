@@ -34,6 +34,10 @@ from ebpfaudit.process import Process, ProcessTable
 from ebpfaudit.profiles.schema import FIELDS, Profile
 from ebpfaudit.verdicts import Action, Verdict
 
+_PING_PROTOCOLS = ("icmp", "icmp6")
+_JUDGED_PROTOCOLS = ("tcp", "udp", *_PING_PROTOCOLS)
+_NOWHERE = ("0.0.0.0", "::")
+
 MAX_REMEMBERED = 16_384
 """Answers kept in all; beyond, everything is forgotten and learned anew."""
 
@@ -220,6 +224,8 @@ class Evaluator:
             return "allow", ""
         if event.family == "unix":
             return network.decide_unix(event.dst)
+        if event.protocol not in _JUDGED_PROTOCOLS or (event.dst in _NOWHERE and event.protocol in _PING_PROTOCOLS):
+            return "deny", "protocol"  # what the probe refuses because it could not judge where it goes
         if not isinstance(destination, int):
             return network.default, "default"
         return network.decide_ip(destination.to_bytes(16, "big"), event.port, event.protocol)
