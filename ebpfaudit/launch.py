@@ -6,9 +6,11 @@ import contextlib
 import ctypes
 import errno
 import os
+import platform
 import pwd
 import shutil
 import signal
+import struct
 import sys
 from collections.abc import Mapping, Sequence
 
@@ -90,6 +92,8 @@ class Launcher:
             signal.set_wakeup_fd(-1)
             if os.read(go, 1) != b"g":
                 os._exit(EXIT_NOT_EXECUTABLE)
+            if any(os.isatty(descriptor) for descriptor in range(3)):
+                _forbid_typing()
             if user is not None:
                 os.setgroups(user.groups)
                 os.setgid(user.gid)
@@ -149,6 +153,9 @@ class Launcher:
     def suspend(self) -> None:
         """Stop with the command, as one job of the shell; on return both go on."""
         assert self._terminal is not None
+        if not _has_job_control():  # nobody would ever continue us
+            self.forward(signal.SIGCONT)
+            return
         _give_terminal(self._terminal, os.getpgrp())
         os.kill(os.getpid(), signal.SIGSTOP)
         _give_terminal(self._terminal, self.pid)
@@ -183,6 +190,37 @@ def _launch_error(name: str, number: int) -> LaunchError:
     )
     error.exit_code = EXIT_NOT_FOUND if number == errno.ENOENT else EXIT_NOT_EXECUTABLE
     return error
+
+
+def _has_job_control() -> bool:
+    """A shell of our session looks after our process group (setpgid(2): the group is not orphaned)."""
+    parent = os.getppid()
+    try:
+        return os.getsid(parent) == os.getsid(0) and os.getpgid(parent) != os.getpgrp()
+    except ProcessLookupError:
+        return False
+
+
+def _forbid_typing() -> None:
+    """Keep this process and its descendants from typing into the terminal that they share with a person.
+
+    ioctl TIOCSTI puts characters into the terminal's input, where the shell that called us reads them when we have
+    ended; TIOCLINUX pastes. A seccomp filter answers EPERM to these two requests of ioctl(2), native, i386 and x32.
+    Raises OSError.
+    """
+    if platform.machine() != "x86_64":
+        return
+    load_number, load_request = (0x20, 0, 0, 0), (0x20, 0, 0, 24)  # offsets in struct seccomp_data
+    allow, refuse = (0x06, 0, 0, 0x7FFF0000), (0x06, 0, 0, 0x00050000 | errno.EPERM)
+    program = (
+        load_number, (0x15, 2, 0, 16), (0x15, 1, 0, 54), (0x15, 0, 3, 0x40000202),
+        load_request, (0x15, 2, 0, 0x5412), (0x15, 1, 0, 0x541C), allow, refuse,
+    )  # fmt: skip
+    code = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *each) for each in program))
+    header = struct.pack("@HP", len(program), ctypes.addressof(code))
+    seccomp, set_filter = 317, 1
+    if ctypes.CDLL(None, use_errno=True).syscall(seccomp, set_filter, 0, header) != 0:
+        raise OSError(ctypes.get_errno(), "seccomp")
 
 
 def _foreground_terminal() -> int | None:

@@ -19,6 +19,7 @@ from msgspec import Struct
 from ebpfaudit import __version__
 from ebpfaudit.enforce.cgroup import EpisodeCgroup, remove_abandoned
 from ebpfaudit.enforce.enforcer import Enforcer
+from ebpfaudit.enforce.guard import Guard
 from ebpfaudit.episodes import Episode, Item, Recorder
 from ebpfaudit.errors import EXIT_POLICY_KILL
 from ebpfaudit.events import EpisodeEnd, EpisodeStart, Event, Fork, Step
@@ -162,12 +163,16 @@ class Session:
         self._catch_signals(pipeline)
         if plan.realtime:
             self._stack.callback(_become_realtime())
+        if self._cgroup is not None and self._cgroup.can_kill:
+            guard = Guard(self._cgroup)
+            self._stack.callback(guard.stand_down)
         began = time.monotonic()
         environment = {**os.environ, "EBPFAUDIT_EPISODE": plan.episode}
         if plan.step:
             environment["EBPFAUDIT_STEP"] = plan.step
         launcher = self._launcher = Launcher(plan.command, plan.user, environment)
         self._stack.callback(launcher.close)
+        self._spare_from_memory_shortage()
         start = start_ticks(launcher.pid)
         self._tables.tag_process(NUMBER, launcher.pid)
         if self._cgroup is not None:
@@ -307,6 +312,11 @@ class Session:
             os.close(write)
 
         self._stack.callback(restore)
+
+    def _spare_from_memory_shortage(self) -> None:
+        """Let the kernel, short of memory, look for its victim elsewhere; the command, forked before, is no such exception."""
+        with contextlib.suppress(OSError):  # needs CAP_SYS_RESOURCE
+            Path("/proc/self/oom_score_adj").write_text("-1000")
 
     def _publish(self, pid: int) -> None:
         self._seat.update(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sys
 import time
@@ -16,6 +15,7 @@ from ebpfaudit.output.ndjson import Ndjson
 from ebpfaudit.output.notices import enforcement_line, start_lines, verdict_line
 from ebpfaudit.output.summary import RunSummary, Tally, render, to_json
 from ebpfaudit.output.terminal import wants_colour
+from ebpfaudit.output.voice import Voice
 from ebpfaudit.verdicts import ACTIONS, Enforcement, Verdict
 
 if TYPE_CHECKING:
@@ -38,12 +38,19 @@ class Reporter:
         self._colour = wants_colour(sys.stderr)
         self._clock = WallClock.of_this_host()
         self._tally = Tally()
-        self._lines = Ndjson(sys.stderr.buffer, self._clock)
+        self._voice = Voice(2)
+        self._lines = Ndjson(self._voice, self._clock)
         self._throttle = _Throttle()
         self._result = _open_result(result) if result is not None else None
 
     def conduct(self, session: Session, trail: str | None, command: Sequence[str]) -> int:
         """Run the whole session. Returns the exit code."""
+        try:
+            return self._conduct(session, trail, command)
+        finally:
+            self._voice.close()
+
+    def _conduct(self, session: Session, trail: str | None, command: Sequence[str]) -> int:
         session.open()
         writer = self._open_trail(session, trail, command)
         if not self._quiet and not self._as_json:
@@ -79,8 +86,7 @@ class Reporter:
                     self._say(enforcement_line(item, colour=self._colour))
             else:
                 event = item
-        with contextlib.suppress(OSError):  # as in `_write`: a full or closed stderr ends no episode
-            self._lines.flush()
+        self._lines.flush()
 
     def _alert(self, episode: Episode, verdict: Verdict, event: Item | None) -> None:
         if self._as_json:
@@ -135,14 +141,8 @@ class Reporter:
     def _say(self, line: str) -> None:
         self._write(line.encode("utf-8", "replace") + b"\n")
 
-    @staticmethod
-    def _write(data: bytes) -> None:
-        """stderr may be gone (a closed terminal): the episode goes on, and its trail with it."""
-        try:
-            sys.stderr.buffer.write(data)
-            sys.stderr.buffer.flush()
-        except OSError:
-            pass
+    def _write(self, data: bytes) -> None:
+        self._voice.write(data)
 
 
 class _Throttle:

@@ -57,7 +57,7 @@ def _connect(support: Support) -> Promise:
     if support.ok("raw tracepoints"):
         hooks.append("inet_sock_set_state (results)")
     open_ = [support[name].consequence for name in wanted if not support.ok(name)]
-    open_.append("traffic of raw IP, AF_PACKET and AF_VSOCK sockets is not seen")
+    open_.append("AF_PACKET and AF_VSOCK traffic, and connections from outside, are not judged")
     return Promise("connect", tuple(hooks), tuple(open_))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import IO
+from typing import Protocol
 
 import msgspec
 
@@ -14,6 +14,13 @@ from ebpfaudit.verdicts import Enforcement, Verdict
 _FULL = 1 << 16
 
 
+class Stream(Protocol):
+    """A binary file, or a `voice.Voice`."""
+
+    def write(self, data: bytes | bytearray, /) -> object: ...
+    def flush(self) -> None: ...
+
+
 class Ndjson:
     """Writes each item as its fields, after `time` (ISO 8601, UTC), `episode` and `seq`.
 
@@ -21,7 +28,7 @@ class Ndjson:
     line at once; a busy one has batches of thousands, which leave in one write.
     """
 
-    def __init__(self, stream: IO[bytes], clock: WallClock) -> None:
+    def __init__(self, stream: Stream, clock: WallClock) -> None:
         self._stream = stream
         self._clock = clock
         self._encode = msgspec.json.Encoder().encode

@@ -203,3 +203,43 @@ def test_a_terminal_that_closes_ends_the_episode(terminal, tmp_path):
 
 def size(path):
     return path.stat().st_size if path.exists() else 0
+
+
+
+TYPE = """
+import fcntl, termios
+for request in (termios.TIOCSTI, 0x541C):
+    try:
+        fcntl.ioctl(0, request, b"x")
+        print("typed")
+    except OSError as error:
+        print("refused", error.errno)
+fcntl.ioctl(0, termios.TIOCGWINSZ, b"12345678")
+print("other requests pass", flush=True)
+"""
+
+
+def test_the_command_cannot_type_into_the_shell_that_called_us(terminal):
+    tty = terminal(*PYTHON, "-c", TYPE)
+    tty.expect(b"refused 1")
+    tty.expect(b"refused 1")
+    tty.expect(b"other requests pass")
+    tty.expect(b"<ended 0 True>")
+
+
+BLOCK = """
+import os, sys, termios, time
+termios.tcflow(1, termios.TCOOFF)
+os.spawnv(os.P_WAIT, "/bin/true", ["true"])
+time.sleep(0.3)
+child = os.spawnv(os.P_WAIT, "/bin/sleep", ["sleep", "30"])
+termios.tcflow(1, termios.TCOON)
+print("the second ended with", child, flush=True)
+"""
+
+
+def test_a_terminal_that_the_command_stopped_does_not_hold_up_the_auditor(terminal):
+    kill = '\n[[rule]]\nid = "sleeper"\non = "exec"\nwhen = { exe = "*/sleep" }\naction = "kill"\n'
+    tty = terminal(*PYTHON, "-c", BLOCK, policy=ALERT_ON_TRUE + kill)
+    tty.expect(b"the second ended with -9")
+    tty.expect(b"<ended 0 True>")
