@@ -27,7 +27,7 @@ from ebpfaudit.kernel import bpf, coverage, support
 from ebpfaudit.kernel.compile import Compiler
 from ebpfaudit.kernel.gpu import GpuTables
 from ebpfaudit.kernel.loader import Probes, load
-from ebpfaudit.kernel.procfs import start_ticks
+from ebpfaudit.kernel.procfs import processes_of, start_ticks
 from ebpfaudit.kernel.tables import Tables
 from ebpfaudit.launch import Launcher, User
 from ebpfaudit.mounts import cgroup2_mount
@@ -128,6 +128,11 @@ class Session:
         found += [f"{hook}: {why}" for hook, why in self.probes.missing.items()]
         if self._plan.user is None and os.geteuid() == 0:
             found.append("the command runs as root, who can undo an audit: give --user")
+        if self._plan.user is not None and (others := processes_of(self._plan.user.uid)):
+            found.append(
+                f"{others} processes of user {self._plan.user.name} run outside the episode, which can act through "
+                "them: give the agent a user of its own"
+            )
         found += [
             f"processes of an episode whose auditor was killed still run in {path}" for path in self._orphans
         ]

@@ -168,7 +168,7 @@ def _open_result(path: Path) -> IO[bytes]:
     """Opened before anything runs, so that a wrong path is known at once. Never through a symbolic link."""
     try:
         descriptor = os.open(
-            path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644
+            path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, 0o644
         )
     except OSError as error:
         raise UsageError(f"cannot write the result to {path}: {error.strerror}") from error

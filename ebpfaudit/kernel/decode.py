@@ -21,7 +21,11 @@ _BUSY, _DISCARDED = 1 << 31, 1 << 30
 _LENGTH = _DISCARDED - 1
 _CACHE_MAX = 65536
 _IPV4_MAPPED = b"\0" * 10 + b"\xff\xff"
-_PROTOCOLS = {1: "icmp", 6: "tcp", 17: "udp", 58: "icmp6", 43: "routing-header", 132: "sctp", 136: "udplite", 254: "bound-device", 255: "raw"}
+_PROTOCOLS = {
+    1: "icmp", 6: "tcp", 17: "udp", 43: "routing-header", 58: "icmp6", 132: "sctp", 136: "udplite",
+    254: "bound-device", 255: "raw",
+}  # fmt: skip
+"""By IPPROTO number; the last two are names of our own (probes/socket.bpf.c)."""
 _UNIX_TYPES = {0: "unix", 1: "stream", 2: "dgram", 5: "seqpacket"}
 _RESULTS = {
     0: "ok",

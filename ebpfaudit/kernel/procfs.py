@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Iterable
@@ -30,6 +31,16 @@ def seen_processes(pids: Iterable[int] | None = None, proc: Path = _PROC) -> lis
             continue  # it ended while we looked
     # A child never begins before its parent; within one clock tick the lower pid came first, unless they wrapped.
     return sorted(found.values(), key=lambda seen: (seen.start, seen.pid))
+
+
+def processes_of(uid: int, proc: Path = _PROC) -> int:
+    """How many processes a user has now."""
+    count = 0
+    for entry in proc.iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                count += entry.stat().st_uid == uid
+    return count
 
 
 def descendants(root: int, proc: Path = _PROC) -> set[int]:

@@ -224,7 +224,9 @@ class Evaluator:
             return "allow", ""
         if event.family == "unix":
             return network.decide_unix(event.dst)
-        if event.protocol not in _JUDGED_PROTOCOLS or (event.dst in _NOWHERE and event.protocol in _PING_PROTOCOLS):
+        if event.protocol not in _JUDGED_PROTOCOLS or (
+            event.dst in _NOWHERE and event.protocol in _PING_PROTOCOLS
+        ):
             return "deny", "protocol"  # what the probe refuses because it could not judge where it goes
         if not isinstance(destination, int):
             return network.default, "default"

@@ -321,7 +321,10 @@ def test_an_episode_does_not_outlive_its_auditor(auditor, tmp_path):
     marker = tmp_path / "alive"
     daemon = ["setsid", *PYTHON, "-c", WORK_ON, str(marker)]
     run = auditor.start(
-        NO_POLICY, [*SHELL, '"$@" & sleep 60', "sh", *daemon], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        NO_POLICY,
+        [*SHELL, '"$@" & sleep 60', "sh", *daemon],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     )
     root = run.registration().root_pid
     until(lambda: marker.exists() and marker.stat().st_size > 10, "the daemon works")

@@ -205,7 +205,6 @@ def size(path):
     return path.stat().st_size if path.exists() else 0
 
 
-
 TYPE = """
 import fcntl, termios
 for request in (termios.TIOCSTI, 0x541C):
