@@ -135,21 +135,26 @@ def _match_size(values: Values) -> Matcher:
     return lambda size: text if size > limit else None
 
 
+_KNOWN_MAX = 1024
+"""Addresses whose answer a matcher remembers."""
+
+
 def _match_destination(values: Values) -> Matcher:
     """For "unix:PATH" or an address as a number. Sets and networks are looked up by prefix length."""
     texts = [str(value) for value in values]
     match_unix = _match_text(tuple(text for text in texts if text.startswith("unix:")))
     lookups = [(_lookup(*parse_networks(text)), text) for text in texts if not text.startswith("unix:")]
-    # Several rules ask the same of one address in turn (`compile_matcher` gives them one matcher).
-    last: tuple[int | str, str | None] = ("", None)
+    # Several rules, and many ports, ask the same of one address (`compile_matcher` gives them one matcher).
+    known: dict[int, str | None] = {}
 
     def match(destination: int | str) -> str | None:
-        nonlocal last
         if isinstance(destination, str):
             return match_unix(destination)
-        if last[0] != destination:
-            last = (destination, next((text for holds, text in lookups if holds(destination)), None))
-        return last[1]
+        if destination not in known:
+            if len(known) >= _KNOWN_MAX:
+                known.clear()
+            known[destination] = next((text for holds, text in lookups if holds(destination)), None)
+        return known[destination]
 
     return match
 
