@@ -186,6 +186,15 @@ static __always_inline u32 unix_action(u32 episode, struct episode_config *confi
 	return action ? *action & 0xff : config->unix_default;
 }
 
+/* For a tracepoint, which cannot refuse, but can kill before the process learns that it is connected. */
+static __always_inline u32 watch_only(struct episode_config *config, u32 action)
+{
+	if (!config->enforce || action != ACTION_KILL)
+		return DECISION_ALLOW;
+	bpf_send_signal(9);
+	return DECISION_KILL;
+}
+
 static __always_inline int judge_unix(u32 type, u64 sockaddr, int length, int from_user, int may_refuse)
 {
 	u32 tgid = current_tgid();
@@ -213,11 +222,11 @@ static __always_inline int judge_unix(u32 type, u64 sockaddr, int length, int fr
 	if (episode && config) {
 		if (config->doomed)
 			decision = DECISION_DENY;
-		else if (config->network)
+		else if (config->network && may_refuse)
 			decision = carry_out(config, unix_action(episode, config, path, bytes));
+		else if (config->network)
+			decision = watch_only(config, unix_action(episode, config, path, bytes));
 	}
-	if (!may_refuse && decision == DECISION_DENY)
-		decision = DECISION_ALLOW; /* this hook can only watch */
 
 	if (!record) {
 		count_lost(episode);
