@@ -27,6 +27,7 @@ from ebpfaudit.kernel import bpf, coverage, support
 from ebpfaudit.kernel.compile import Compiler
 from ebpfaudit.kernel.gpu import GpuTables
 from ebpfaudit.kernel.loader import Probes, load
+from ebpfaudit.kernel.plan import EVERYWHERE
 from ebpfaudit.kernel.procfs import processes_of, start_ticks
 from ebpfaudit.kernel.tables import Tables
 from ebpfaudit.launch import Launcher, User
@@ -120,12 +121,17 @@ class Session:
 
     def coverage(self) -> list[str]:
         """What is covered on this kernel, promise by promise."""
-        return coverage.coverage(self._support)
+        return coverage.coverage(self._support) + [f"open: {gap}" for gap in self._unattached()]
+
+    def _unattached(self) -> list[str]:
+        """What the optional hooks leave open that did not attach, and why they did not."""
+        missing = self.probes.missing
+        return [f"{hook.without} ({missing[hook.target]})" for hook in EVERYWHERE if hook.target in missing]
 
     def gaps(self) -> list[str]:
         """What is not covered, on this kernel and in this run."""
         found = [*coverage.gaps(self._support)]
-        found += [f"{hook}: {why}" for hook, why in self.probes.missing.items()]
+        found += self._unattached()
         if self._plan.user is None and os.geteuid() == 0:
             found.append("the command runs as root, who can undo an audit: give --user")
         if self._plan.user is not None and (others := processes_of(self._plan.user.uid)):
@@ -240,7 +246,7 @@ class Session:
         self._kill_all(pipeline)
         pipeline.drain()
         self._gpu.finish(self._episode)
-        policy = status == -signal.SIGKILL and self._killed_root
+        policy = self._plan.enforce and status == -signal.SIGKILL and self._killed_root
         reason = "killed by policy" if policy else "exited" if status >= 0 else f"signal {-status}"
         code = EXIT_POLICY_KILL if policy else status if status >= 0 else 128 - status
         self._episode.judge([EpisodeEnd(time.monotonic_ns(), reason, code)])

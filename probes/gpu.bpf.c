@@ -375,20 +375,28 @@ static __always_inline u32 character_device_behind(struct task_struct *task, u32
 	return (mode & FILE_TYPE) == CHARACTER_DEVICE ? number : 0;
 }
 
+#define NO_SECTION -1
+
+/* Action for a device that an episode opens or uses; ALLOW where only the verdict will say otherwise. */
+static __always_inline int gpu_judgement(u32 episode, u32 device, int is_judged)
+{
+	struct episode_config *config = config_of(episode);
+	if (!episode || !config)
+		return NO_SECTION;
+	if (config->doomed)
+		return ACTION_KILL;
+	if (!config->gpu)
+		return NO_SECTION;
+	return config->enforce && is_judged ? gpu_action(episode, device) : ACTION_ALLOW;
+}
+
 /* An ioctl cannot be refused after the fact: on a device that is denied, making or using a context (by a
  * descriptor from elsewhere, since opening was refused) ends the process before it can go on. */
 static __always_inline u32 judge_call(u32 episode, struct gpu_call *call)
 {
-	struct episode_config *config = config_of(episode);
-	if (!episode || !config)
+	int action = gpu_judgement(episode, call->device, call->kind == GPU_CONTEXT || call->kind == GPU_SUBMIT);
+	if (action == NO_SECTION)
 		return DECISION_NONE;
-	u32 action = ACTION_ALLOW;
-	if (config->doomed)
-		action = ACTION_KILL;
-	else if (!config->gpu)
-		return DECISION_NONE;
-	else if (config->enforce && (call->kind == GPU_CONTEXT || call->kind == GPU_SUBMIT))
-		action = gpu_action(episode, call->device);
 	if (action < ACTION_DENY)
 		return DECISION_ALLOW;
 	bpf_send_signal(9);
@@ -424,16 +432,9 @@ int on_ioctl_exit(struct syscall_exit *ctx)
 
 static __always_inline u32 judge_open(u32 episode, u32 device)
 {
-	struct episode_config *config = config_of(episode);
-	if (!episode || !config)
+	int action = gpu_judgement(episode, device, 1);
+	if (action == NO_SECTION)
 		return DECISION_NONE;
-	u32 action = ACTION_ALLOW;
-	if (config->doomed)
-		action = ACTION_KILL;
-	else if (!config->gpu)
-		return DECISION_NONE;
-	else if (config->enforce)
-		action = gpu_action(episode, device);
 	if (action < ACTION_DENY)
 		return DECISION_ALLOW;
 	if (action != ACTION_KILL)

@@ -24,7 +24,6 @@ class Probes:
     """What is attached, by hook, and the maps by which the probes are told what to do."""
 
     def __init__(self, maps: dict[str, int], ring_bytes: int) -> None:
-        self.attached: list[Hook] = []
         self.missing: dict[str, str] = {}
         """Optional hook -> why it could not be attached."""
         self.maps = maps
@@ -41,7 +40,6 @@ class Probes:
             self._links += _attach(hook, program, cgroup_root)
         finally:
             os.close(program)  # the link keeps it
-        self.attached.append(hook)
 
     def close(self) -> None:
         """Detach everything. May be called twice.
