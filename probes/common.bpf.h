@@ -34,7 +34,7 @@ struct episode_config {
 	u8 doomed;       /* the whole episode is being killed: nothing of it may fork, exec or connect */
 	u8 exec;         /* an [exec] section is in force */
 	u8 closed;       /* [network] refuses by default */
-	u8 reserved;
+	u8 unix_kill;    /* [network] has an entry that kills for a Unix socket */
 };
 BPF_ARRAY(episodes, struct episode_config, EPISODES_MAX);
 

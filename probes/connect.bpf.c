@@ -6,8 +6,9 @@
  * callers, TCP fast open and unconnected UDP too. connect_unix and sendmsg_unix since 6.7; before that the
  * tracepoint syscalls:sys_enter_connect reports Unix sockets (no denial, blind to io_uring).
  * Results: raw tracepoint inet_sock_set_state for TCP; syscalls:sys_exit_connect for failures before that.
- * Cannot see: raw IP and packet sockets; sendmsg on a socket connected before the episode; what a Unix path
- * resolves to (a symbolic link, another root).
+ * Cannot see: packet and vsock sockets (for raw ones see socket.bpf.c); sendmsg on a socket connected before the
+ * episode; what a Unix path resolves to, before the connect: a forbidden socket reached by a link is known by the
+ * server's name for it when the system call returns, and only an entry that kills can then do something.
  */
 
 #define IPV4_MAPPED 0xffff0000 /* third word of ::ffff:0:0/96, network order */
@@ -357,10 +358,75 @@ int on_tcp_state(struct bpf_raw_tracepoint_args *ctx)
 	return 0;
 }
 
+#ifdef OFF_unix_address_name
+/* A path says little: a link, or another spelling, leads to the same socket. Once connected, the server's own name for
+ * it is known; where an entry kills for that, the process ends before it can send a word. Entries that merely deny
+ * stay with the path that was given: it is too late to refuse. */
+static __always_inline void judge_unix_peer(u64 descriptor)
+{
+	u32 tgid = current_tgid();
+	struct tag *tag = tags.lookup(&tgid);
+	struct episode_config *config = tag ? config_of(tag->episode) : NULL;
+	if (!config || !config->enforce || !config->unix_kill)
+		return;
+
+	u64 files = 0, table = 0, array = 0, file = 0, socket = 0, sk = 0, peer = 0, address = 0;
+	u16 family = 0;
+	READ(files, bpf_get_current_task(), OFF_task_struct_files);
+	READ(table, files, OFF_files_struct_fdt);
+	READ(array, table, OFF_fdtable_fd);
+	READ(file, array, (descriptor & 0xffffffff) * 8);
+	READ(socket, file, OFF_file_private_data);
+	READ(sk, socket, OFF_socket_sk);
+	READ(family, sk, OFF_sock_common_skc_family);
+	if (family != 1) /* AF_UNIX */
+		return;
+	READ(peer, sk, OFF_unix_sock_peer);
+	READ(address, peer, OFF_unix_sock_addr);
+	if (!peer || !address)
+		return; /* the server has no name */
+
+	char path[UNIX_PATH_MAX] = {};
+	int length = 0;
+	READ(length, address, OFF_unix_address_len);
+	u64 bytes = length > 2 ? length - 2 : 0;
+	if (bytes > UNIX_PATH_MAX)
+		bytes = UNIX_PATH_MAX;
+	OPAQUE(bytes);
+	bytes &= 127;
+	if (bytes <= UNIX_PATH_MAX)
+		bpf_probe_read_kernel(path, bytes, (void *)(address + OFF_unix_address_name + 2));
+	if (unix_action(tag->episode, config, path, bytes) != ACTION_KILL)
+		return;
+	bpf_send_signal(9);
+	count_emitted(tag->episode);
+	struct connect_unix_record *record = events.ringbuf_reserve(sizeof(*record));
+	if (!record) {
+		count_lost(tag->episode);
+		return;
+	}
+	fill_header_current(&record->header, RECORD_CONNECT_UNIX, tgid, tag);
+	record->type = 0;
+	record->decision = DECISION_KILL;
+	record->path_bytes = bytes;
+	record->thread = bpf_get_current_pid_tgid();
+	__builtin_memcpy(record->path, path, sizeof(path));
+	__builtin_memset(record->reserved, 0, sizeof(record->reserved));
+	events.ringbuf_submit(record, wake_flags());
+}
+#endif
+
 /* A connect that failed before TCP began (no route, no address, no such path, refused by another program) has no
  * state change to show. */
 int on_connect_exit(struct syscall_exit *ctx)
 {
+#ifdef OFF_unix_address_name
+	if (ctx->result == 0) {
+		struct syscall_arguments arguments = {};
+		read_syscall_arguments(&arguments);
+		judge_unix_peer(arguments.first);
+	}
+#endif
 	if (ctx->result >= 0 || ctx->result == -115 /* EINPROGRESS */ || ctx->result == -114 /* EALREADY */ ||
 	    ctx->result == -106 /* EISCONN */ || ctx->result == -4 /* EINTR */ ||
 	    ctx->result <= -512 /* ERESTARTSYS */)

@@ -30,7 +30,10 @@ OFFSETS = (
 )  # fmt: skip
 """Every offset that a probe uses, as OFF_ and the path with underscores for dots."""
 
-OPTIONAL_OFFSETS = ("bpf_sock_addr_kern.uaddr", "bpf_sock_addr_kern.uaddrlen")
+OPTIONAL_OFFSETS = (
+    "bpf_sock_addr_kern.uaddr", "bpf_sock_addr_kern.uaddrlen", "file.private_data", "socket.sk", "unix_sock.peer",
+    "unix_sock.addr", "unix_address.len", "unix_address.name",
+)  # fmt: skip
 """Offsets that older kernels lack; a probe tests for the macro."""
 
 _STRUCT, _UNION = 4, 5

@@ -18,7 +18,7 @@ from ebpfaudit.profiles.load import Profile
 from ebpfaudit.verdicts import ACTIONS, Action
 
 _TAG = struct.Struct("=IIQ")
-_EPISODE_CONFIG = struct.Struct("=BBBBBBBx")
+_EPISODE_CONFIG = struct.Struct("=BBBBBBBB")
 _COUNTERS = struct.Struct("=QQQ")
 _NETWORK_KEY = struct.Struct("=II16s")
 _PORT_RULE = struct.Struct("=HHBB2x")
@@ -88,6 +88,7 @@ class Tables:
             doomed,
             bool(profile and profile.exec_deny),
             network is not None and network.default in ("deny", "freeze", "kill"),
+            network is not None and any(node.action == "kill" for node in network.unix_nodes()),
         )
 
     def write_sections(self, number: int, profile: Profile) -> None:
@@ -122,7 +123,7 @@ class Tables:
 
     def forget_episode(self, number: int) -> None:
         """Take an episode's switches away; its number may be given out again once its processes are gone."""
-        self._episodes[_U32.pack(number)] = _EPISODE_CONFIG.pack(0, 0, 0, 0, 0, 0, 0)
+        self._episodes[_U32.pack(number)] = _EPISODE_CONFIG.pack(*bytes(8))
 
     def counters(self, number: int) -> Counters:
         value = self._counters.get(_U32.pack(number))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 
 import pytest
 from audited import PYTHON, profile
@@ -88,3 +89,31 @@ def test_an_abstract_name_is_not_an_allowed_one_with_more_behind_a_zero(audit):
         ("@good", "allow"), ("@good\\x00evil", "deny"), ("@goodness", "deny"),
     ]  # fmt: skip
     assert [verdict.action for verdict in audited.verdicts] == ["deny", "deny"]
+
+
+LINKED = """
+import socket, sys
+for name in sys.argv[1:]:
+    socket.socket(socket.AF_UNIX).connect(name)
+    print("connected to", name, flush=True)
+"""
+
+
+@pytest.mark.parametrize("spelling", ["link", "dots"])
+def test_a_forbidden_socket_is_known_by_its_own_name_too(audit, tmp_path_factory, spelling):
+    folder = tmp_path_factory.mktemp("s")
+    with socket.socket(socket.AF_UNIX) as forbidden, socket.socket(socket.AF_UNIX) as innocent:
+        for server, name in ((forbidden, "forbidden"), (innocent, "innocent")):
+            server.bind(str(folder / name))
+            server.listen()
+        (folder / "link").symlink_to(folder / "forbidden")
+        other = str(folder / "link") if spelling == "link" else f"{folder}/./forbidden"
+        policy = profile(f'default = "allow"\nkill = ["unix:{folder}/forbidden"]')
+        audited = audit(policy, [*PYTHON, "-c", LINKED, str(folder / "innocent"), other])
+    assert audited.exit_code == 120, audited.stderr
+    assert audited.stdout == f"connected to {folder / 'innocent'}\n".encode(), (
+        "no instruction after the connect"
+    )
+    kills = [event for event in audited.of("connect") if event.decision == "kill"]
+    assert [event.dst for event in kills] == [str(folder / "forbidden")]
+    assert [verdict.action for verdict in audited.verdicts] == ["kill"]
