@@ -91,7 +91,9 @@ def _kill(support: Support) -> Promise:
     hooks += [name for name in ("cgroup.freeze", "cgroup.kill", "pidfd") if support.ok(name)]
     slow = [name for name in ("connect", "device") if not support.ok(f"signal from {name}")]
     open_ = (
-        [f"an offending {' or '.join(slow)} is denied at once, its process killed from user space a moment later"]
+        [
+            f"an offending {' or '.join(slow)} is denied at once, its process killed from user space a moment later"
+        ]
         if slow
         else []
     )

@@ -194,7 +194,7 @@ def _hooks() -> tuple[_Question, ...]:
 
 
 def _enforcement() -> tuple[_Question, ...]:
-    later = "the probe denies at once, but the kill that goes with it comes from user space, 0.1 ms later"
+    later = "the probe denies at once, but the kill that goes with it comes from user space, a moment later"
     newer = "use a newer kernel (6.18 permits it, 6.12 does not)"
     return (
         _Question(
