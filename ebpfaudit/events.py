@@ -67,6 +67,23 @@ class Exec(_Event, frozen=True, gc=False, omit_defaults=True, tag_field="kind", 
     """Name of the errno of a failed exec, such as "ENOENT"."""
     decision: Decision = ""
     """"kill": an [exec] entry named this file, and it was killed before its first instruction."""
+    stdio: str = ""
+    """Address of the peer, where stdin, stdout or stderr is an internet socket (IPv4-mapped as IPv4; "0.0.0.0" or
+    "::" if not connected)."""
+    stdio_port: int = 0
+
+
+class Identity(_Event, frozen=True, gc=False, omit_defaults=True, tag_field="kind", tag="identity"):
+    """What a program that this process runs is by its content. Found out after its exec, beside the stream."""
+
+    path: str
+    """Of the executable, or of what the dynamic linker or an interpreter was told to run."""
+    sha256: str = ""
+    """In hexadecimal; "" if it could not be read: see `error`."""
+    same_as: tuple[str, ...] = ()
+    """Paths, as profiles name them, of files on the host that had the same content."""
+    error: str = ""
+    """Why the content is not known, such as "ENOENT"."""
 
 
 class Exit(_Event, frozen=True, gc=False, omit_defaults=True, tag_field="kind", tag="exit"):
@@ -178,5 +195,5 @@ class Step(Struct, frozen=True, gc=False, omit_defaults=True, tag_field="kind", 
     step: str
 
 
-ProcessEvent = Fork | Exec | Exit | Connect | Gpu | GpuCount | CgroupMove | Seen
+ProcessEvent = Fork | Exec | Identity | Exit | Connect | Gpu | GpuCount | CgroupMove | Seen
 Event = ProcessEvent | Lost | EpisodeStart | EpisodeEnd | Step

@@ -30,6 +30,8 @@ class Verdict(Struct, frozen=True, gc=False, omit_defaults=True, tag_field="kind
     severity: str = ""
     technique: str = ""
     message: str = ""
+    suppressed: int = 0
+    """How many verdicts of this rule its `limit` has left out since the last one that was given."""
 
 
 class Enforcement(Struct, frozen=True, gc=False, omit_defaults=True, tag_field="kind", tag="enforcement"):

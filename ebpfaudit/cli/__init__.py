@@ -7,6 +7,7 @@ import sys
 import click
 
 from ebpfaudit import __version__
+from ebpfaudit.cli.lazy import LazyGroup
 from ebpfaudit.errors import EXIT_FAILURE, EbpfAuditError
 
 _COMMANDS = {
@@ -19,23 +20,9 @@ _COMMANDS = {
 }
 
 
-class _Commands(click.Group):
-    """Imports a command's module when it is needed: start-up time is time an agent is not watched."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(_COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in _COMMANDS:
-            return None
-        from importlib import import_module
-
-        module, name = _COMMANDS[cmd_name].split(":")
-        command: click.Command = getattr(import_module(module), name)
-        return command
-
-
-@click.command(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(
+    cls=LazyGroup, commands_at=_COMMANDS, context_settings={"help_option_names": ["-h", "--help"]}
+)
 @click.version_option(__version__, prog_name="ebpfaudit")
 def cli() -> None:
     """Audit, judge, stop and record what AI agents do on this host.

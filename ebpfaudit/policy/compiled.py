@@ -11,7 +11,7 @@ from ebpfaudit.policy.matching import compile_matcher, longest_literal
 from ebpfaudit.policy.windows import Windows
 from ebpfaudit.process import Process
 from ebpfaudit.profiles.addresses import AddressError, parse_address
-from ebpfaudit.profiles.schema import FIELDS, Count, Rule
+from ebpfaudit.profiles.schema import FIELDS, Count, Part, Rule
 from ebpfaudit.verdicts import Verdict
 
 VALUE_CHARS = 256
@@ -88,33 +88,34 @@ class CompiledRule:
 
     def __init__(self, rule: Rule) -> None:
         self.rule = rule
-        self.windows = Windows(rule.count) if rule.count else None
-        self.wants_result = rule.on == "connect" and "result" in rule.when
-        self.wants_error = "error" in rule.when
-        self.needles = _needles(rule)
+        self.part = part = rule.parts[0]
+        self.windows = Windows(part.count) if part.count else None
+        self.wants_result = part.on == "connect" and "result" in part.when
+        self.wants_error = "error" in part.when
+        self.needles = _needles(part)
         """One of these stands in the command line of whatever matches; empty: no such thing is known."""
-        conditions = {name: compile_matcher(rule.on, name, values) for name, values in rule.when.items()}
-        order = sorted(conditions, key=lambda name: _COST[FIELDS[rule.on][name]])
-        self._tests = [(name, _getter(rule.on, name), conditions[name]) for name in order]
+        conditions = {name: compile_matcher(part.on, name, values) for name, values in part.when.items()}
+        order = sorted(conditions, key=lambda name: _COST[FIELDS[part.on][name]])
+        self._tests = [(name, _getter(part.on, name), conditions[name]) for name in order]
         self._vetoes = [
-            (_getter(rule.on, name), compile_matcher(rule.on, name, values))
-            for name, values in rule.unless.items()
+            (_getter(part.on, name), compile_matcher(part.on, name, values))
+            for name, values in part.unless.items()
         ]
-        self._shown = next((name for name in FIELDS[rule.on] if name in conditions), "")
-        self._field = self._shown or _MAIN_FIELD.get(rule.on, "exe")
+        self._shown = next((name for name in FIELDS[part.on] if name in conditions), "")
+        self._field = self._shown or _MAIN_FIELD.get(part.on, "exe")
         self._about = (rule.scope, rule.severity, rule.technique, rule.message)
-        self._counted = self._count_verdict(rule.count) if rule.count else ()
-        self._distinct = _getter(rule.on, rule.count.distinct) if rule.count and rule.count.distinct else None
+        self._counted = self._count_verdict(part.count) if part.count else ()
+        self._distinct = _getter(part.on, part.count.distinct) if part.count and part.count.distinct else None
 
     @property
     def fields(self) -> set[str]:
         """Every field that the rule looks at."""
-        rule = self.rule
-        return {*rule.when, *rule.unless} | ({rule.count.distinct} if rule.count else set())
+        part = self.part
+        return {*part.when, *part.unless} | ({part.count.distinct} if part.count else set())
 
     def possible_for(self, event: Exec) -> bool:
         """False if no exec of this file, started in this way, can match whatever else it says."""
-        when = self.rule.when
+        when = self.part.when
         if self.wants_error or ("script" in when and not event.script):
             return False
         return all(
@@ -137,9 +138,9 @@ class CompiledRule:
         return self._finding(facts, because)
 
     def _finding(self, facts: Any, because: str) -> Finding:
-        if self.rule.count is not None:
+        if self.part.count is not None:
             counted = self._distinct(facts) if self._distinct else None
-            return Finding(self._counted, self.windows, self.rule.count.per, counted)
+            return Finding(self._counted, self.windows, self.part.count.per, counted)
         value = self._value(facts, self._field)[:VALUE_CHARS]
         return Finding((self.rule.action, self.rule.id, self._field, value, because, *self._about))
 
@@ -153,9 +154,9 @@ class CompiledRule:
     def _value(self, facts: Any, field: str) -> str:
         if field == "dst":
             return endpoint(facts.event)
-        value = _getter(self.rule.on, field)(facts)
+        value = _getter(self.part.on, field)(facts)
         if field == "argv":
-            match = compile_matcher(self.rule.on, "cmdline", self.rule.when["argv"])
+            match = compile_matcher(self.part.on, "cmdline", self.part.when["argv"])
             return next((word for word in value if match(word) is not None), "")
         return str(value).lower() if isinstance(value, bool) else str(value)
 
@@ -168,8 +169,8 @@ def _getter(kind: str, name: str) -> Getter:
     return _OTHER_GETTERS.get(name) or attrgetter(f"event.{name}")
 
 
-def _needles(rule: Rule) -> tuple[str, ...]:
-    patterns = rule.when.get("argv") or rule.when.get("cmdline") or ()
+def _needles(part: Part) -> tuple[str, ...]:
+    patterns = part.when.get("argv") or part.when.get("cmdline") or ()
     literals = {longest_literal(str(pattern)) for pattern in patterns}
     if "" in literals:
         return ()

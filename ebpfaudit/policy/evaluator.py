@@ -22,6 +22,7 @@ from ebpfaudit.events import (
     Fork,
     Gpu,
     GpuCount,
+    Identity,
     Lost,
     Seen,
     Step,
@@ -81,7 +82,7 @@ class Evaluator:
         """How many events it has been given; the number of the next one."""
         self._rules: dict[str, list[CompiledRule]] = {kind: [] for kind in FIELDS}
         for rule in profile.rules:
-            self._rules[rule.on].append(CompiledRule(rule))
+            self._rules[rule.parts[0].on].append(CompiledRule(rule))
         self._exec_deny = match_paths(profile.exec_deny) if profile.exec_deny else None
         self._exec_answers: dict[Hashable, _ExecAnswer] = {}
         self._failed_exec_rules = [rule for rule in self._rules["exec"] if rule.wants_error]
@@ -108,6 +109,7 @@ class Evaluator:
             EpisodeStart: self._episode_start,
             Step: self._step_begins,
             GpuCount: _nothing,
+            Identity: _nothing,
             Lost: _nothing,
             EpisodeEnd: _nothing,
         }
@@ -278,7 +280,7 @@ class Evaluator:
             rule.windows
             for rules in self._rules.values()
             for rule in rules
-            if rule.windows is not None and rule.rule.count is not None and rule.rule.count.per == per
+            if rule.windows is not None and rule.part.count is not None and rule.part.count.per == per
         ]
 
     def _window_key(self, per: str, process: Process) -> Hashable:

@@ -15,7 +15,7 @@ from ebpfaudit.profiles.devices import GpuEntry, GpuPolicy, is_device_pattern
 from ebpfaudit.profiles.draft import Draft, Item, read_draft
 from ebpfaudit.profiles.network import NetworkPolicy, same_reach, shadowing
 from ebpfaudit.profiles.rules import build_rule, expand
-from ebpfaudit.profiles.schema import LATER_VALUES, SECTION_ACTIONS, Profile, Rule
+from ebpfaudit.profiles.schema import IDENTITIES, SECTION_ACTIONS, Profile, Rule
 from ebpfaudit.profiles.source import InvalidProfile, Source, nearest
 from ebpfaudit.verdicts import Action
 
@@ -159,7 +159,7 @@ def _items(draft: Draft, section: str) -> list[Item]:
     kept = []
     for item in draft.sections.get(section, ()):
         for value in expand(item, [item.value], draft.lists, f"[{section}]"):
-            if isinstance(value, str) and value.startswith(LATER_VALUES):
+            if isinstance(value, str) and value.startswith(IDENTITIES):
                 item.complain(f"'{value}' is not supported by this version", item.value)
             else:
                 kept.append(Item(str(value), item.source, item.path, item.action))
@@ -271,7 +271,8 @@ def resolved_text(profile: Profile) -> str:
 
 
 def _rule_lines(rule: Rule) -> list[str]:
-    count = rule.count
+    part = rule.parts[0]
+    count = part.count
     counted = (
         {"distinct": count.distinct, "over": count.over, "within": count.within, "per": count.per}
         if count
@@ -280,7 +281,7 @@ def _rule_lines(rule: Rule) -> list[str]:
     values = {
         "id": rule.id, "description": rule.description, "technique": rule.technique,
         "severity": rule.severity,
-        "on": rule.on, "when": rule.when, "unless": rule.unless,
+        "on": part.on, "when": part.when, "unless": part.unless,
         "count": {key: value for key, value in counted.items() if value},
         "action": rule.action, "scope": rule.scope, "message": rule.message,
     }  # fmt: skip

@@ -12,14 +12,15 @@ from ebpfaudit.profiles.schema import (
     CONNECT_RESULTS,
     COUNT_KEYS,
     FIELDS,
+    IDENTITIES,
     LATER_KEYS,
-    LATER_VALUES,
     PERS,
     RULE_ACTIONS,
     SCOPES,
     SEVERITIES,
     Count,
     Kind,
+    Part,
     Rule,
     Value,
     Values,
@@ -109,8 +110,9 @@ class _RuleReader:
         if not self.sound or not action:
             return None
         return Rule(
-            table["id"], kind, cast("Action", action), when, unless, count, cast("Scope", scope), severity,
-            technique, table.get("message", ""), table.get("description", ""),
+            table["id"], cast("Action", action), (Part(kind, when, unless, count),), scope=cast("Scope", scope),
+            severity=severity, technique=technique, message=table.get("message", ""),
+            description=table.get("description", ""),
         )  # fmt: skip
 
     def _choice(self, key: str, choices: tuple[str, ...], default: str | None = None) -> str:
@@ -221,7 +223,7 @@ def _value_problem(kind: str, name: str, value: object, table: dict[str, Any]) -
         return _number_problem(name, value)
     if not isinstance(value, str) or not value:
         return f"'{name}' needs a string that is not empty"
-    if value.startswith(LATER_VALUES):
+    if value.startswith(IDENTITIES):
         return f"'{value}' is not supported by this version"
     if field_type == "size":
         return _size_problem(value)

@@ -29,35 +29,52 @@ PERS = ("process", "tree", "episode", "step")
 
 TOP_KEYS = ("name", "description", "extends", "network", "gpu", "exec", "lists", "rule")
 RULE_KEYS = (
-    "id", "on", "when", "unless", "count", "action", "scope", "severity", "technique", "message", "enabled",
-    "description",
+    "id", "on", "when", "unless", "count", "all", "then", "within", "per", "action", "scope", "mark", "limit",
+    "severity", "technique", "message", "enabled", "description",
 )  # fmt: skip
+PART_KEYS = ("on", "when", "unless", "count")
 COUNT_KEYS = ("distinct", "over", "within", "per")
+MARK_KEYS = ("name", "for", "scope")
+LIMIT_KEYS = ("to", "within", "per")
 
-LATER_KEYS = frozenset(
-    {"all", "then", "within", "per", "mark", "ancestor", "not-ancestor", "same-as", "sha256", "rate", "limit",
-     "rate-limit", "require", "gate", "first"}
-)  # fmt: skip
+LATER_KEYS = frozenset({"require", "gate", "first"})
 """Words of the language that later versions understand: an error here, never ignored."""
 
-LATER_VALUES = ("same-as:", "sha256:")
+IDENTITIES = ("same-as:", "sha256:")
+"""How a value begins that names a program by its content: a known file's path, or a hash in hexadecimal."""
 
-FieldType = Literal["text", "path", "words", "number", "flag", "dst", "size", "choice"]
+FieldType = Literal[
+    "text", "path", "program", "words", "option", "number", "flag", "dst", "size", "choice", "mark", "ancestor"
+]
+"""What a field's values are and how they match. "path" and "program" may be globs; "program" (several paths for one
+process) and the path `exe` may also be identities."""
 
 _PROCESS_FIELDS: dict[str, FieldType] = {
+    "option": "option",
     "argv": "words",
     "cmdline": "text",
+    "program": "program",
     "script": "path",
     "cwd": "path",
     "exe": "path",
     "comm": "text",
     "uid": "number",
+    "memfd": "flag",
+    "deleted": "flag",
+    "temporary": "flag",
+    "via_linker": "flag",
+    "inline_code": "flag",
+    "mark": "mark",
+    "ancestor": "ancestor",
+    "not-ancestor": "ancestor",
+    "step": "text",
+    "source": "choice",
+    "untagged": "flag",
 }
 _OWN_FIELDS: dict[str, dict[str, FieldType]] = {
     "exec": {
         "error": "text",
-        "memfd": "flag",
-        "deleted": "flag",
+        "stdio": "dst",
         "argv_truncated": "flag",
         "filename": "text",
         "ppid": "number",
@@ -87,6 +104,7 @@ FIELDS: dict[str, dict[str, FieldType]] = {
 """The fields of each kind of event. Of several that a rule names, its verdict shows the first here."""
 
 CHOICES: dict[str, tuple[str, ...]] = {
+    "source": ("launched", "adopted-pid", "adopted-cgroup", "environment", "container", "untagged"),
     "family": ("ipv4", "ipv6", "unix"),
     "event": ("open", "enumerate", "context", "channel", "alloc", "submit", "admin", "unknown"),
 }
@@ -104,19 +122,61 @@ class Count(Struct, frozen=True):
     distinct: str = ""
 
 
+class Part(Struct, frozen=True):
+    """Events of one kind that meet all of `when` and not all of `unless`; with `count`, too many of them."""
+
+    on: str
+    when: dict[str, Values]
+    unless: dict[str, Values]
+    count: Count | None = None
+
+
+class Mark(Struct, frozen=True):
+    """What a rule leaves on whoever it matched, for other rules to test, until `for_ns` has gone by.
+
+    A process's mark is inherited by the children it has while the mark lasts.
+    """
+
+    name: str
+    for_ns: int
+    duration: str
+    scope: Scope = "process"
+
+
+class Limit(Struct, frozen=True):
+    """At most `to` verdicts in a sliding window; the next one that passes says how many were left out."""
+
+    to: int
+    within_ns: int
+    within: str
+    per: str = "episode"
+
+
+Form = Literal["single", "all", "then"]
+FORMS: tuple[Form, ...] = ("single", "all", "then")
+
+
 class Rule(Struct, frozen=True):
     """One `[[rule]]`, checked and with its lists expanded."""
 
     id: str
-    on: str
     action: Action
-    when: dict[str, Values]
-    unless: dict[str, Values]
-    count: Count | None = None
+    """"allow": no verdict, only the mark."""
+    parts: tuple[Part, ...]
+    """One, unless `form` is "all" (each has matched, in any order) or "then" (in this order)."""
+    form: Form = "single"
+    within_ns: int = 0
+    """How long may lie between the first and the last part's events. 0 for "single"."""
+    within: str = ""
+    per: str = ""
+    """What the parts' events must have in common: "process", "tree", "episode" or "step". "" for "single"."""
     scope: Scope = "tree"
+    mark: Mark | None = None
+    limit: Limit | None = None
     severity: str = ""
     technique: str = ""
     message: str = ""
+    """May hold {field}s of the (completing) event."""
     description: str = ""
 
 
@@ -129,5 +189,5 @@ class Profile(Struct, frozen=True):
     """None: no [network] section is in force, nothing is decided or reported about destinations."""
     gpu: GpuPolicy | None
     exec_deny: tuple[str, ...]
-    """Globs of executables that may not run."""
+    """Executables that may not run: full paths, globs within a folder, identities."""
     rules: tuple[Rule, ...]
