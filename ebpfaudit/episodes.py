@@ -8,7 +8,7 @@ from typing import Protocol
 
 import msgspec
 
-from ebpfaudit.events import Event, Exec
+from ebpfaudit.events import Event, Exec, Identity
 from ebpfaudit.policy.evaluator import Evaluator
 from ebpfaudit.profiles.load import Profile
 from ebpfaudit.verdicts import ACTIONS, Enforcement, Verdict
@@ -99,9 +99,10 @@ class Episode:
     def _act(self, event: Event, verdicts: tuple[Verdict, ...]) -> Enforcement | None:
         """Carry out the strictest verdict. What the probe has already refused needs nothing more."""
         verdict = max(verdicts, key=lambda each: ACTIONS.index(each.action))
-        if verdict.action == "deny" and isinstance(event, Exec) and event.decision != "kill":
-            # The file was not known when the probe's table was written (a glob, a new file): too late to
-            # refuse, so the process that runs it is killed.
+        late = isinstance(event, Identity) or (isinstance(event, Exec) and event.decision != "kill")
+        if verdict.action == "deny" and late:
+            # The file was not known when the probe's table was written (a glob, a new file, a copy): too late
+            # to refuse, so the process that runs it is killed.
             verdict = msgspec.structs.replace(verdict, action="kill", scope="process")
         if verdict.action not in ("kill", "freeze") or self.executioner is None:
             return None

@@ -6,11 +6,11 @@ import contextlib
 import os
 import select
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from ebpfaudit.episodes import Recorder
-from ebpfaudit.events import Event, Fork, Lost
+from ebpfaudit.events import Event, Exec, Fork, Lost
 from ebpfaudit.kernel.decode import Batch, Decoder
 from ebpfaudit.kernel.loader import Probes
 from ebpfaudit.kernel.ring import NAP_MS, Ring
@@ -38,6 +38,15 @@ class Audience(Protocol):
     def judge(self, events: list[Event]) -> None: ...
 
 
+class Source(Protocol):
+    """Finds out, beside the stream, what belongs into it (`kernel.identity.Identifier`)."""
+
+    @property
+    def descriptor(self) -> int: ...
+    def submit(self, number: int, event: Exec) -> None: ...
+    def take(self) -> Sequence[tuple[int, Event]]: ...
+
+
 class Pipeline:
     """Takes what the probes hand over to the episodes it belongs to."""
 
@@ -48,6 +57,7 @@ class Pipeline:
         self._episodes: dict[int, Audience] = {}
         self._periodic: list[Callable[[int], None]] = []
         self._watched: set[int] = set()
+        self._source: Source | None = None
         self._awake = select.poll()
         """Everything that ends a nap, except the ring itself."""
         self._asleep = select.poll()
@@ -69,6 +79,12 @@ class Pipeline:
         self._asleep.register(descriptor, select.POLLIN)
         self._watched.add(descriptor)
 
+    def consult(self, source: Source) -> None:
+        """Tell `source` of every exec, and take its answers into the streams that they belong to."""
+        self._source = source
+        self._awake.register(source.descriptor, select.POLLIN)
+        self._asleep.register(source.descriptor, select.POLLIN)
+
     def every_look(self, action: Callable[[int], None]) -> None:
         """Call `action(now_ns)` about ten times a second."""
         self._periodic.append(action)
@@ -82,15 +98,28 @@ class Pipeline:
             ready = self._awake.poll(NAP_MS)
         size = self._read()  # before anything else: an offender may be waiting for us
         self._busy = size > 0
-        for descriptor, _ in ready:
+        for descriptor, what in ready:
             if descriptor in self._watched:
                 with contextlib.suppress(BlockingIOError):
                     os.read(descriptor, 4096)
+            elif (
+                what & select.POLLHUP and self._source is not None
+            ):  # it is gone: its silence would keep us awake
+                self._awake.unregister(descriptor)
+                self._asleep.unregister(descriptor)
+        if self._source is not None:
+            self.deliver(self._source.take())
         now_ns = time.monotonic_ns()
         if now_ns >= self._next_look_ns:
             self._next_look_ns = now_ns + _LOOK_EVERY_NS
             self.look(now_ns)
         return size
+
+    def deliver(self, found: Sequence[tuple[int, Event]]) -> None:
+        """Hand events that did not come through the ring buffer to those that they belong to."""
+        for number, event in found:
+            if number in self._episodes:
+                self._episodes[number].judge([event])
 
     def drain(self) -> None:
         """Handle all that was handed over so far, and account for what was not."""
@@ -133,5 +162,13 @@ class Pipeline:
             episode = self._episodes.get(number)
             if episode is not None:
                 episode.received += len(events)
+                if self._source is not None:  # first: it works while we judge
+                    self._submit(number, events)
                 episode.judge(events)
         return size
+
+    def _submit(self, number: int, events: list[Event]) -> None:
+        assert self._source is not None
+        for event in events:
+            if type(event) is Exec:
+                self._source.submit(number, event)

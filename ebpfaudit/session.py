@@ -23,11 +23,12 @@ from ebpfaudit.enforce.guard import Guard
 from ebpfaudit.episodes import Episode, Item, Recorder
 from ebpfaudit.errors import EXIT_POLICY_KILL
 from ebpfaudit.events import EpisodeEnd, EpisodeStart, Event, Fork, Step
-from ebpfaudit.kernel import bpf, coverage, support
+from ebpfaudit.kernel import bpf, coverage, served, support
 from ebpfaudit.kernel.compile import Compiler
 from ebpfaudit.kernel.gpu import GpuTables
+from ebpfaudit.kernel.identity import Identifier
 from ebpfaudit.kernel.loader import Probes, load
-from ebpfaudit.kernel.plan import EVERYWHERE
+from ebpfaudit.kernel.plan import EVERYWHERE, lacking_gaps
 from ebpfaudit.kernel.procfs import processes_of, start_ticks
 from ebpfaudit.kernel.tables import Tables
 from ebpfaudit.launch import Launcher, User
@@ -44,6 +45,9 @@ NUMBER = 1
 
 _GRACE_S = 10.0
 """How long the command may take to heed a signal that we passed on, before the whole episode is killed."""
+
+_IDENTIFY_S = 2.0
+"""How long the end of an episode waits until what was run last is identified."""
 
 _FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
@@ -74,6 +78,8 @@ class Outcome(Struct):
     lost: int
     untagged_children: int
     damaged: int
+    unidentified: int = 0
+    """Programs whose content should have been known and was not learnt (see `kernel.identity`)."""
 
     @property
     def complete(self) -> bool:
@@ -113,25 +119,38 @@ class Session:
         self._tables.set_episode(NUMBER, plan.profile, enforce=plan.enforce)
         self._tables.freeze_sections()
         self._orphans = remove_abandoned(self._mount) if self._mount else []
+        self._identifier = self._start_identifier()
         self._cgroup = EpisodeCgroup(plan.episode) if self._mount else None
         stack.callback(self._remove_cgroup)
         if self._cgroup is not None:
             self._tables.tag_cgroup(NUMBER, self._cgroup.id)
         return self.probes
 
-    def coverage(self) -> list[str]:
-        """What is covered on this kernel, promise by promise."""
-        return coverage.coverage(self._support) + [f"open: {gap}" for gap in self._unattached()]
+    def _start_identifier(self) -> Identifier | None:
+        """Only where the profile names a program by its content."""
+        same_as, sha256 = self._plan.profile.identities
+        if not same_as and not sha256:
+            return None
+        identifier = Identifier(same_as, sha256)
+        self._stack.callback(identifier.close)
+        return identifier
 
-    def _unattached(self) -> list[str]:
-        """What the optional hooks leave open that did not attach, and why they did not."""
+    def coverage(self) -> list[str]:
+        """What is covered on this kernel, promise by promise, and what of the profile is not in force."""
+        return coverage.coverage(self._support) + [f"open: {gap}" for gap in self._shortcomings()]
+
+    def _shortcomings(self) -> list[str]:
+        """What the optional parts leave open that are not in place, and what of the profile is not served."""
         missing = self.probes.missing
-        return [f"{hook.without} ({missing[hook.target]})" for hook in EVERYWHERE if hook.target in missing]
+        found = [f"{hook.without} ({missing[hook.target]})" for hook in EVERYWHERE if hook.target in missing]
+        found += lacking_gaps(self.probes.lacks)
+        found += self._identifier.inactive if self._identifier else []
+        return found + served.unserved(self._plan.profile, self._support, self.probes.lacks)
 
     def gaps(self) -> list[str]:
         """What is not covered, on this kernel and in this run."""
         found = [*coverage.gaps(self._support)]
-        found += self._unattached()
+        found += self._shortcomings()
         if self._plan.user is None and os.geteuid() == 0:
             found.append("the command runs as root, who can undo an audit: give --user")
         if self._plan.user is not None and (others := processes_of(self._plan.user.uid)):
@@ -197,6 +216,8 @@ class Session:
         )
         episode.executioner = self._enforcer("on" if plan.enforce else "off", pipeline.pending_forks)
         pipeline.add(episode)
+        if self._identifier is not None:
+            pipeline.consult(self._identifier)
         pipeline.every_look(lambda now_ns: self._gpu.count(episode, now_ns))
         self._publish(launcher.pid)
         episode.judge(
@@ -245,6 +266,8 @@ class Session:
         assert status is not None
         self._kill_all(pipeline)
         pipeline.drain()
+        if self._identifier is not None:
+            pipeline.deliver(self._identifier.finish(_IDENTIFY_S))
         self._gpu.finish(self._episode)
         policy = self._plan.enforce and status == -signal.SIGKILL and self._killed_root
         reason = "killed by policy" if policy else "exited" if status >= 0 else f"signal {-status}"
@@ -255,6 +278,7 @@ class Session:
         return Outcome(
             code, policy, duration_s, reason, counters.emitted, received, counters.lost,
             counters.untagged_children, pipeline.decoder.damaged,
+            self._identifier.unidentified if self._identifier else 0,
         )  # fmt: skip
 
     def _enforcer(self, mode: Literal["on", "off"], pending_forks: Callable[[int], list[Fork]]) -> Enforcer:

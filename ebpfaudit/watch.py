@@ -1,4 +1,4 @@
-"""What `trace` stands on: probes that only look, on the whole host or on chosen processes. Judges nothing."""
+"""What `trace` stands on: probes that only look, on the whole host or on chosen processes. Nothing is enforced."""
 
 from __future__ import annotations
 
@@ -10,22 +10,26 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from ebpfaudit.enforce.cgroup import Cgroup
-from ebpfaudit.episodes import Recorder
+from ebpfaudit.episodes import Item, Recorder
 from ebpfaudit.errors import UsageError
-from ebpfaudit.events import Event
-from ebpfaudit.kernel import bpf
+from ebpfaudit.events import EpisodeStart, Event
+from ebpfaudit.kernel import bpf, served
 from ebpfaudit.kernel.compile import EPISODES_MAX, Compiler
 from ebpfaudit.kernel.gpu import GpuTables
-from ebpfaudit.kernel.loader import load
+from ebpfaudit.kernel.identity import Identifier
+from ebpfaudit.kernel.loader import Probes, load
+from ebpfaudit.kernel.plan import lacking_gaps
 from ebpfaudit.kernel.privilege import require_privilege
-from ebpfaudit.kernel.procfs import descendants, seen_processes
+from ebpfaudit.kernel.procfs import descendants, seen_processes, start_ticks
 from ebpfaudit.kernel.tables import Tables
 from ebpfaudit.mounts import cgroup2_mount
 from ebpfaudit.pipeline import Pipeline
+from ebpfaudit.policy.evaluator import Evaluator
+from ebpfaudit.profiles.load import Profile
 from ebpfaudit.registry import Registration, active
 
-Take = Callable[[str, Sequence[Event]], None]
-"""Is given a batch of one episode's events; "" is the name of what belongs to none."""
+Take = Callable[[str, Sequence[Item]], None]
+"""Is given a batch of one episode's events, each followed by its verdicts; "" is the name of what belongs to none."""
 
 _LOOK_FOR_EPISODES_NS = 500_000_000
 _COUNT_EVERY_NS = 1_000_000_000
@@ -39,25 +43,38 @@ class Watched:
 
     recorder: Recorder | None = None
 
-    def __init__(self, number: int, name: str, take: Take) -> None:
+    def __init__(self, number: int, name: str, take: Take, evaluator: Evaluator | None) -> None:
         self.number = number
         self.name = name
         self.received = 0
         self.lost = 0
         self._take = take
+        self._evaluator = evaluator
 
-    def judge(self, events: list[Event]) -> None:
-        """Pass the events on; a watcher has no opinion."""
-        self._take(self.name, events)
+    def judge(self, events: Sequence[Event]) -> None:
+        """Pass the events on, and what an evaluator, if there is one, says of them."""
+        if self._evaluator is None:
+            self._take(self.name, events)
+            return
+        items: list[Item] = []
+        for event in events:
+            items.append(event)
+            items += self._evaluator.evaluate(event)
+        self._take(self.name, items)
 
 
 class Watch:
     """A running trace. `turn` handles what has happened; `lost` counts what nobody will ever see."""
 
     def __init__(
-        self, pipeline: Pipeline, tables: Tables, take: Take, wanted: tuple[str, ...] | None
-    ) -> None:
+        self, pipeline: Pipeline, tables: Tables, take: Take, wanted: tuple[str, ...] | None,
+        profile: Profile | None,
+    ) -> None:  # fmt: skip
         """`wanted`: episode IDs to look out for; empty for every one; None for none."""
+        self.gaps: list[str] = []
+        """What of the profile is not in force."""
+        self._profile = profile
+        self._evaluators: dict[str, Evaluator] = {}
         self._pipeline = pipeline
         self._tables = tables
         self._take = take
@@ -87,9 +104,14 @@ class Watch:
                 if number in self._watched:
                     self._watched[number].judge([event])
 
-    def add(self, number: int, name: str) -> None:
-        watched = self._watched[number] = Watched(number, name, self._take)
+    def add(self, number: int, name: str) -> Watched:
+        """From now on, what has this number goes by this name, and is judged as one episode."""
+        evaluator = None
+        if self._profile is not None:
+            evaluator = self._evaluators.setdefault(name, Evaluator(self._profile))
+        watched = self._watched[number] = Watched(number, name, self._take, evaluator)
         self._pipeline.add(watched)
+        return watched
 
     def look_for_episodes(self) -> None:
         """Give the processes of episodes that other commands audit their names."""
@@ -101,9 +123,7 @@ class Watch:
                 and self._known.get(registration.episode) != registration.auditor_pid
             ):
                 self._known[registration.episode] = registration.auditor_pid
-                number = self._free_number()
-                self.add(number, registration.episode)
-                self._adopt(number, registration)
+                self._adopt(self.add(self._free_number(), registration.episode), registration)
 
     def _free_number(self) -> int:
         """The number that was given out longest ago, among more than a thousand: its episode has long ended."""
@@ -111,14 +131,17 @@ class Watch:
         self._next_number = number + 1 if number + 1 < EPISODES_MAX else _FOLLOWED + 1
         return number
 
-    def _adopt(self, number: int, registration: Registration) -> None:
+    def _adopt(self, watched: Watched, registration: Registration) -> None:
         """By cgroup for those to come, and by the auditor's own tags, which also know who left the cgroup."""
+        number = watched.number
         pids = _tagged_elsewhere(registration)
         if registration.cgroup and Path(registration.cgroup).is_dir():
             self._tables.tag_cgroup(number, os.stat(registration.cgroup).st_ino)
         for pid in pids:
             self._tables.tag_process(number, pid)
-        self._take(registration.episode, seen_processes(pids))
+        if self._profile is not None:  # else it would be judged as untagged
+            watched.judge([_start_of(registration)])
+        watched.judge(seen_processes(pids))
 
 
 @contextmanager
@@ -129,10 +152,12 @@ def watch(
     pids: Sequence[int],
     cgroup: str | None,
     gpu_devices: tuple[str, ...],
+    profile: Profile | None = None,
 ) -> Iterator[Watch]:
     """Attach the probes and pass on what they see, until the block is left; then everything is detached.
 
-    Without a filter the whole host is watched. Raises EbpfAuditError.
+    Without a filter the whole host is watched. With a profile, what is seen is judged: each episode by itself, and
+    all that belongs to none as one more, whose `untagged` is true. Raises EbpfAuditError.
     """
     require_privilege()
     everything = not (episodes or pids or cgroup)
@@ -147,19 +172,43 @@ def watch(
         pipeline = Pipeline(probes, tables)
         stack.callback(pipeline.close)
         gpu.register(pipeline.decoder)
-        watch_ = Watch(pipeline, tables, take, None if pids or cgroup else tuple(episodes))
-        watch_.add(0, "")
+        watch_ = Watch(pipeline, tables, take, None if pids or cgroup else tuple(episodes), profile)
+        if profile is not None:
+            watch_.gaps = _serve(profile, probes, pipeline, stack)
+        untagged = watch_.add(0, "")
         pipeline.every_look(lambda now_ns: watch_.count_gpu(gpu, now_ns))
         if everything:
-            take("", seen_processes())
+            untagged.judge(seen_processes())
         if pids or cgroup:
-            _follow(watch_, tables, take, pids, cgroup)
+            _follow(watch_.add(_FOLLOWED, ""), tables, pids, cgroup)
         watch_.turn(0)
         yield watch_
 
 
-def _follow(watch_: Watch, tables: Tables, take: Take, pids: Sequence[int], cgroup: str | None) -> None:
-    watch_.add(_FOLLOWED, "")
+def _serve(profile: Profile, probes: Probes, pipeline: Pipeline, stack: ExitStack) -> list[str]:
+    """Find out what the profile's identities need. Returns what of the profile is not in force."""
+    gaps = lacking_gaps(probes.lacks) + served.unserved(profile, lacks=probes.lacks)
+    same_as, sha256 = profile.identities
+    if same_as or sha256:
+        identifier = Identifier(same_as, sha256)
+        stack.callback(identifier.close)
+        pipeline.consult(identifier)
+        gaps += identifier.inactive
+    return gaps
+
+
+def _start_of(registration: Registration) -> EpisodeStart:
+    try:
+        start = start_ticks(registration.root_pid)
+    except ProcessLookupError:
+        start = 0
+    return EpisodeStart(
+        time.monotonic_ns(), registration.episode, registration.profile, registration.root_pid, start,
+        step=registration.step,
+    )  # fmt: skip
+
+
+def _follow(watched: Watched, tables: Tables, pids: Sequence[int], cgroup: str | None) -> None:
     chosen: set[int] = set()
     if cgroup is not None:
         folder = Path(cgroup)
@@ -176,7 +225,7 @@ def _follow(watch_: Watch, tables: Tables, take: Take, pids: Sequence[int], cgro
             chosen |= descendants(pid)
         for pid in chosen:
             tables.tag_process(_FOLLOWED, pid)
-    take("", seen_processes(chosen))
+    watched.judge(seen_processes(chosen))
 
 
 def _tagged_elsewhere(registration: Registration) -> set[int]:

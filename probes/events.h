@@ -69,9 +69,13 @@ struct exec_record {
 	__u32 decision;
 	__u32 exe_bytes;
 	__u32 cwd_bytes;
-	__u32 filename_bytes; /* with its terminating zero */
-	__u32 argv_bytes;     /* copied */
-	__u64 argv_total;     /* in the process */
+	__u32 filename_bytes;   /* with its terminating zero */
+	__u32 argv_bytes;       /* copied */
+	__u64 argv_total;       /* in the process */
+	__u8 stdio_address[16]; /* of the peer, where descriptor 0, 1 or 2 is an internet socket */
+	__u16 stdio_port;
+	__u8 stdio_family; /* of that socket: 4 or 6; 0 if there is none */
+	__u8 reserved[5];
 };
 
 /* followed by the name, of which no more is sent than is used */

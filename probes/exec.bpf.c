@@ -81,6 +81,66 @@ static __always_inline u32 exec_decision(u32 episode, struct exec_record *record
 	return DECISION_KILL;
 }
 
+#if defined(OFF_file_private_data) && defined(OFF_socket_sk)
+#define STDIO_DESCRIPTORS 3
+
+/* How much a peer tells: 1 none (not connected), 2 loopback, 3 another host. A harmless socket on one descriptor does
+ * not hide the telling one on the next. */
+static __always_inline u8 peer_rank(u32 *address)
+{
+	if (address[0] | address[1])
+		return 3;
+	u32 last = bpf_ntohl(address[3]), mapped = address[2] == bpf_htonl(0xffff);
+	if (!last)
+		return 1;
+	if (mapped ? last >> 24 == 127 : !address[2] && last == 1)
+		return 2;
+	return 3;
+}
+
+/* The peer of the most telling internet socket among stdin, stdout and stderr. Whatever was to be closed on exec has
+ * been closed, and the table is the task's own. */
+static __always_inline void find_stdio_peer(u64 task, struct exec_record *record)
+{
+	u64 files = 0, table = 0, array = 0, before = 0, open[STDIO_DESCRIPTORS] = {};
+	u8 best = 0;
+	READ(files, task, OFF_task_struct_files);
+	READ(table, files, OFF_files_struct_fdt);
+	READ(array, table, OFF_fdtable_fd);
+	READ(open, array, 0); /* no table has fewer than 64 */
+#pragma unroll
+	for (int i = 0; i < STDIO_DESCRIPTORS; i++) {
+		u64 inode = 0, socket = 0, sk = 0;
+		u16 mode = 0, family = 0, port = 0;
+		if (!open[i] || open[i] == before)
+			continue;
+		before = open[i];
+		READ(inode, open[i], OFF_file_f_inode);
+		READ(mode, inode, OFF_inode_i_mode);
+		if ((mode & 0170000) != 0140000) /* S_IFSOCK */
+			continue;
+		READ(socket, open[i], OFF_file_private_data);
+		READ(sk, socket, OFF_socket_sk);
+		READ(family, sk, OFF_sock_common_skc_family);
+		u32 address[4] = {0, 0, bpf_htonl(0xffff), 0};
+		if (family == 10)
+			READ(address, sk, OFF_sock_common_skc_v6_daddr);
+		else if (family == 2)
+			READ(address[3], sk, OFF_sock_common_skc_daddr);
+		else
+			continue;
+		u8 rank = peer_rank(address);
+		if (rank <= best)
+			continue;
+		best = rank;
+		READ(port, sk, OFF_sock_common_skc_dport);
+		__builtin_memcpy(record->stdio_address, address, sizeof(address));
+		record->stdio_port = bpf_ntohs(port);
+		record->stdio_family = family == 10 ? 6 : 4;
+	}
+}
+#endif
+
 int on_exec(struct bpf_raw_tracepoint_args *ctx)
 {
 	u64 task = bpf_get_current_task(), binprm = ctx->args[2];
@@ -118,6 +178,13 @@ int on_exec(struct bpf_raw_tracepoint_args *ctx)
 	if (!links)
 		record->flags |= EXEC_DELETED;
 	record->decision = exec_decision(episode, record);
+
+	__builtin_memset(record->stdio_address, 0, sizeof(record->stdio_address));
+	record->stdio_port = 0;
+	record->stdio_family = 0;
+#if defined(OFF_file_private_data) && defined(OFF_socket_sk)
+	find_stdio_peer(task, record);
+#endif
 
 	READ(mnt, file, OFF_file_f_path_mnt);
 	READ(dentry, file, OFF_file_f_path_dentry);

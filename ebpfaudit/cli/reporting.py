@@ -115,7 +115,7 @@ class Reporter:
             self._plan.episode, self._plan.profile.name, step=self._plan.step, exit_code=outcome.exit_code,
             killed_by_policy=outcome.killed_by_policy, duration_s=round(outcome.duration_s, 3),
             complete=outcome.complete and not unwritten, trail=str(writer.path) if writer is not None else None,
-            trail_head=head or None, coverage=session.coverage(),
+            trail_head=head or None, coverage=session.coverage(), unidentified=outcome.unidentified,
         )  # fmt: skip
         if self._as_json:
             self._write(to_json(summary))

@@ -73,13 +73,18 @@ def _kinds(ctx: click.Context, param: click.Parameter, value: str | None) -> tup
     metavar="PATH=DRIVER",
     help="Treat a device file as a GPU of this driver.",
 )
+@click.option(
+    "--profile", metavar="NAME|FILE", help="Judge what is seen by this profile. Nothing is enforced."
+)
 def trace(
     episodes: tuple[str, ...], pids: tuple[int, ...], cgroup: str | None, kinds: tuple[str, ...],
     as_json: bool, duration: float, count: int | None, wide: bool, gpu_devices: tuple[str, ...],
+    profile: str | None,
 ) -> int:  # fmt: skip
     """Show what is happening on this host, live: programs started, destinations, GPU use.
 
-    It only watches: nothing is judged or stopped, and the audit of an episode is not disturbed.
+    It only watches: nothing is stopped, and the audit of an episode is not disturbed. With --profile, what is seen
+    is judged too: each episode by itself, and all processes of no episode together (`untagged = true`).
     Ctrl-C ends it, and says on stderr how much was seen and lost.
 
     \b
@@ -87,22 +92,31 @@ def trace(
     ebpfaudit trace --kind connect,gpu -e ep-1         one episode's connections and GPU use
     ebpfaudit trace --pid 4120 --duration 30s          one process and its descendants
     ebpfaudit trace --json | jq 'select(.kind == "exec") | .argv'
+    ebpfaudit trace --profile base --kind verdict      what the profile would say of this host
     """
     from ebpfaudit.output.live import Live
     from ebpfaudit.output.selection import Selection
+    from ebpfaudit.profiles.load import load_profile
     from ebpfaudit.watch import watch
 
     _check(episodes, pids, cgroup)
+    judged_by = load_profile(profile) if profile else None
     selection = Selection(kinds=kinds, episodes=episodes)
     sink, clock = _sink(as_json, wide, show_episode=len(episodes) != 1)
     live = Live(selection, sink, clock, count=count or 0)
     began, lost = time.monotonic(), 0
     with (
         _stopped_by_signals(),
-        watch(live.take, episodes=episodes, pids=pids, cgroup=cgroup, gpu_devices=gpu_devices) as source,
+        watch(
+            live.take, episodes=episodes, pids=pids, cgroup=cgroup, gpu_devices=gpu_devices, profile=judged_by
+        ) as source,
     ):
         try:
             _say("watching; Ctrl-C ends it")
+            if judged_by is not None:
+                _say(f"judging by profile {judged_by.name}: verdicts are shown, and nothing is enforced")
+            for gap in source.gaps:
+                _say(f"not in force: {gap}")
             _show(live, source, began + duration if duration else float("inf"))
         except KeyboardInterrupt:
             live.flush()

@@ -138,21 +138,21 @@ class Btf:
         return total
 
 
-def offset_flags(btf: Btf) -> list[str]:
-    """Compiler flags that tell the probes where the running kernel keeps each field.
+def offset_flags(btf: Btf) -> tuple[list[str], tuple[str, ...]]:
+    """Compiler flags that tell the probes where the running kernel keeps each field, and the optional ones it lacks.
 
     Raises KernelError naming the fields that this kernel does not have.
     """
-    flags, missing = [], []
+    flags, lacks = [], []
     for path in (*OFFSETS, *OPTIONAL_OFFSETS):
         try:
             flags.append(f"-DOFF_{path.replace('.', '_')}={btf.offset(path)}")
         except KeyError:
-            if path in OFFSETS:
-                missing.append(path)
+            lacks.append(path)
+    missing = [path for path in lacks if path in OFFSETS]
     if missing:
         raise KernelError(
             f"this kernel has no field {', '.join(missing)}, which a probe reads. Please report it with the "
             "output of 'ebpfaudit doctor --json'."
         )
-    return flags
+    return flags, tuple(lacks)

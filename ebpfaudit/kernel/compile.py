@@ -123,10 +123,10 @@ class Compiler:
             return self._kept
         from ebpfaudit.kernel.btf import Btf, offset_flags
 
-        flags = [*offset_flags(Btf()), *self._tunables]
+        offsets, lacks = offset_flags(Btf())
         assert self._channel is not None
         try:
-            self._channel.send(msgspec.msgpack.encode(flags))
+            self._channel.send(msgspec.msgpack.encode([*offsets, *self._tunables]))
             raw = self._channel.recv(_MESSAGE_MAX)
         except OSError as error:
             raise KernelError(f"the process that compiles the probes died ({error})") from error
@@ -135,9 +135,10 @@ class Compiler:
         answer = msgspec.msgpack.decode(raw, type=_Answer)
         if answer.image is None:
             raise KernelError(answer.error)
+        image = msgspec.structs.replace(answer.image, lacks=lacks)
         if self._name:
-            keep_image(self._name, answer.image, self._cache)
-        return answer.image
+            keep_image(self._name, image, self._cache)
+        return image
 
     def forget(self) -> None:
         """Throw away a kept image that the kernel would not take, and compile anew."""

@@ -257,7 +257,7 @@ class Decoder:
 
     def _decode_exec(self, data: memoryview, offset: int) -> tuple[int, Event]:
         (_, number, ts_ns, start_ns, pid, uid, comm, inode, device, parent, flags, decision, exe_bytes, cwd_bytes,
-         filename_bytes, argv_bytes, argv_total) = _exec.unpack_from(data, offset)  # fmt: skip
+         filename_bytes, argv_bytes, argv_total, peer, peer_port, peer_family) = _exec.unpack_from(data, offset)  # fmt: skip
         begin = offset + _exec.size
         exe_raw, begin = bytes(data[begin : begin + exe_bytes]), begin + exe_bytes
         cwd_raw, begin = bytes(data[begin : begin + cwd_bytes]), begin + cwd_bytes
@@ -275,6 +275,7 @@ class Decoder:
             f"{device >> 20}:{device & 0xFFFFF}", inode, "" if filename == exe else filename,
             bool(flags & layout.EXEC_SCRIPT), memfd, bool(flags & layout.EXEC_DELETED),
             argv_total if truncated else 0, truncated, "", layout.DECISIONS[decision],
+            self._address(peer)[1] if peer_family else "", peer_port,
         )  # fmt: skip
 
 

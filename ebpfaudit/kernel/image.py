@@ -41,6 +41,8 @@ class Image(Struct, frozen=True):
     maps: list[MapDefinition]
     programs: dict[str, bytes]
     """Instructions by C function. Where they name a map, they hold its position in `maps`."""
+    lacks: tuple[str, ...] = ()
+    """Fields that this kernel does not have, of those that a probe can do without (`btf.OPTIONAL_OFFSETS`)."""
 
     def create_maps(self) -> dict[str, int]:
         """Make the maps, with nothing in them. Returns their descriptors. Raises OSError."""

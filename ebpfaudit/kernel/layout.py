@@ -46,6 +46,7 @@ EXEC_RECORD = Record(
     (
         ("inode", "Q"), ("device", "I"), ("parent_pid", "I"), ("flags", "I"), ("decision", "I"), ("exe_bytes", "I"),
         ("cwd_bytes", "I"), ("filename_bytes", "I"), ("argv_bytes", "I"), ("argv_total", "Q"),
+        ("stdio_address", "16s"), ("stdio_port", "H"), ("stdio_family", "B"), ("reserved", "5x"),
     ),
 )  # fmt: skip
 EXEC_FAILED_RECORD = Record("exec_failed_record", (("error", "i"), ("filename_bytes", "I")))

@@ -26,6 +26,8 @@ class Probes:
     def __init__(self, maps: dict[str, int], ring_bytes: int) -> None:
         self.missing: dict[str, str] = {}
         """Optional hook -> why it could not be attached."""
+        self.lacks: tuple[str, ...] = ()
+        """Optional kernel fields that the probes do without (see `plan.lacking_gaps`)."""
         self.maps = maps
         self.ring_bytes = ring_bytes
         self._links: list[int] = []
@@ -82,6 +84,7 @@ def _load(image: Image, ring_bytes: int, cgroup_root: Path | None, plan: Sequenc
         raise KernelError(
             f"the kernel refuses the probes' maps: {error.strerror}.{_advice(error)}"
         ) from error
+    probes.lacks = image.lacks
     try:
         for hook in plan:
             if hook.function not in image.programs:

@@ -5,6 +5,7 @@ Each hook says which promise it serves and what is open without it, for the cove
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 from msgspec import Struct
@@ -99,3 +100,15 @@ EVERYWHERE = (
 
 # on_destination_unix is compiled where the kernel's BTF shows struct bpf_sock_addr_kern.uaddrlen; otherwise
 # on_connect_enter is. A hook whose function was not compiled is passed over.
+
+STDIO_FIELDS = frozenset(("file.private_data", "socket.sk"))
+"""Kernel fields by which the exec probe finds a socket among a program's standard descriptors."""
+
+
+def lacking_gaps(lacks: Sequence[str]) -> list[str]:
+    """What remains open because the kernel does not show these fields."""
+    if STDIO_FIELDS.isdisjoint(lacks):
+        return []
+    return [
+        "a socket on a program's stdin, stdout or stderr is not seen (the kernel's type information lacks it)"
+    ]

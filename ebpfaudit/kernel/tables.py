@@ -12,8 +12,11 @@ from glob import glob
 from msgspec import Struct
 
 from ebpfaudit.kernel.compile import possible_cpus
+from ebpfaudit.kernel.content import kernel_inode
+from ebpfaudit.kernel.known import inactive
 from ebpfaudit.kernel.layout import UNIX_PATH_MAX
 from ebpfaudit.kernel.loader import Probes
+from ebpfaudit.profiles.identity import SAME_AS, is_identity
 from ebpfaudit.profiles.load import Profile
 from ebpfaudit.verdicts import ACTIONS, Action
 
@@ -134,14 +137,20 @@ class Tables:
 
 
 def _executables(patterns: tuple[str, ...]) -> set[tuple[int, int]]:
-    """(device in kernel form, inode) of every file that an [exec] path or glob names now."""
+    """(device in kernel form, inode) of every file that an [exec] path, glob or `same-as:` names now."""
     found = set()
-    for pattern in patterns:
-        for path in glob(pattern):
-            try:
-                status = os.stat(path)
-            except OSError:
-                continue
-            device = (os.major(status.st_dev) << 20) | os.minor(status.st_dev)
-            found.add((device, status.st_ino))
+    same_as = {pattern.removeprefix(SAME_AS) for pattern in patterns if pattern.startswith(SAME_AS)}
+    paths = same_as - inactive(frozenset(same_as)).keys()
+    paths.update(path for pattern in patterns if not is_identity(pattern) for path in glob(pattern))
+    for path in paths:
+        try:
+            descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
+        except OSError:
+            continue
+        try:
+            device, inode = kernel_inode(descriptor)
+        finally:
+            os.close(descriptor)
+        major, minor = map(int, device.split(":"))
+        found.add((major << 20 | minor, inode))
     return found

@@ -46,8 +46,12 @@ def destination(event: e.Connect) -> str:
     """ "tcp 198.51.100.7:22", "tcp [2001:db8::1]:443", "unix /run/docker.sock"."""
     if event.family == "unix":
         return f"unix {event.dst}"
-    host = f"[{event.dst}]" if event.family == "ipv6" else event.dst
-    return f"{event.protocol} {host}:{event.port}" if event.port else f"{event.protocol} {host}"
+    return f"{event.protocol} {_endpoint(event.dst, event.port)}"
+
+
+def _endpoint(address: str, port: int) -> str:
+    host = f"[{address}]" if ":" in address else address
+    return f"{host}:{port}" if port else host
 
 
 def _decided(decision: str) -> tuple[str, str]:
@@ -65,8 +69,18 @@ def _exec(event: e.Exec) -> tuple[str, str, str]:
     real = event.exe.rsplit("/", 1)[-1]
     if not event.script and claimed and claimed != real and not real.startswith(claimed):
         marks += f"({event.exe}) "
+    peer = f" <> {_endpoint(event.stdio, event.stdio_port)}" if event.stdio else ""
     before, style = _decided(event.decision)
-    return "exec", before + marks + line, style or (YELLOW if event.memfd or event.deleted else "")
+    striking = event.memfd or event.deleted or event.stdio
+    return "exec", before + marks + line + peer, style or (YELLOW if striking else "")
+
+
+def _identity(event: e.Identity) -> tuple[str, str, str]:
+    if event.error:
+        return "content", f"{event.path} not known: {event.error}", YELLOW
+    if event.same_as:
+        return "content", f"{event.path} is {' = '.join(event.same_as)}", CYAN
+    return "content", f"{event.path} is sha256 {event.sha256}", CYAN
 
 
 def _connect(event: e.Connect) -> tuple[str, str, str]:
@@ -138,6 +152,8 @@ def verdict_text(verdict: Verdict) -> str:
     text = f"{verdict.rule}: {verdict.field} {_quoted(verdict.value)}{met}"
     if about:
         text += f" ({about})"
+    if verdict.suppressed:
+        text += f" ({verdict.suppressed:,} more left out)"
     return f"{text} {verdict.message}" if verdict.message else text
 
 
@@ -183,7 +199,7 @@ def _enforcement(done: Enforcement) -> tuple[str, str, str]:
 
 
 _DESCRIBE: dict[type, Callable[[Any], tuple[str, str, str]]] = {
-    e.Exec: _exec, e.Connect: _connect, e.Gpu: _gpu, e.GpuCount: _gpu_count, e.Fork: _fork, e.Exit: _exit,
+    e.Exec: _exec, e.Identity: _identity, e.Connect: _connect, e.Gpu: _gpu, e.GpuCount: _gpu_count, e.Fork: _fork, e.Exit: _exit,
     e.CgroupMove: _cgroup_move, e.Seen: _seen, e.Lost: _lost, e.EpisodeStart: _start, e.EpisodeEnd: _end,
     e.Step: _step, Verdict: _verdict, Enforcement: _enforcement,
 }  # fmt: skip

@@ -9,7 +9,7 @@ from ebpfaudit.output.describe import Item
 from ebpfaudit.verdicts import Enforcement, Verdict
 
 KINDS: dict[str, tuple[type, ...]] = {
-    "exec": (e.Exec,),
+    "exec": (e.Exec, e.Identity),
     "connect": (e.Connect,),
     "gpu": (e.Gpu, e.GpuCount),
     "exit": (e.Exit,),

@@ -63,6 +63,8 @@ class RunSummary(Struct):
     trail_head: str | None = None
     """SHA-256 of the trail's last frame: kept elsewhere, it shows that the trail was not replaced."""
     coverage: list[str] = []
+    unidentified: int = 0
+    """Programs whose content should have been known, for the profile's identities, and was not learnt."""
 
 
 class Tally:
@@ -212,6 +214,11 @@ def _rows(summary: RunSummary) -> Iterable[tuple[str, str]]:
         if verdict.action != "allow":
             times = f"{verdict.count:,} x " if verdict.count > 1 else ""
             yield "verdict", f'{times}{verdict.action} {verdict.rule}: {verdict.field} "{verdict.value}"'
+    if summary.unidentified:
+        yield (
+            "content",
+            f"not learnt of {summary.unidentified:,} programs: copies of known ones may be among them",
+        )
     for done in summary.enforcements:
         yield "enforced", f"{done.rule}: {enforcement_text(done)}"
 

@@ -1,177 +1,257 @@
-"""Rules made ready: what to test, in which order, and what a verdict about it will say."""
+"""Rules made ready: what to test, in which order, and what a verdict about it will say.
+
+Nothing here changes with events: what a rule counts and remembers is in `policy.state`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
-from operator import attrgetter
-from typing import Any
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from typing import NamedTuple
 
-from ebpfaudit.events import Connect, Exec, ProcessEvent
-from ebpfaudit.policy.matching import compile_matcher, longest_literal
-from ebpfaudit.policy.windows import Windows
+from ebpfaudit.events import Identity
+from ebpfaudit.policy.facts import Facts, Getter, getter, show_field
+from ebpfaudit.policy.matching import (
+    Matcher,
+    compile_matcher,
+    identity_key,
+    identity_keys,
+    match_identities,
+    match_texts,
+    split_identities,
+)
+from ebpfaudit.policy.options import compile_options
+from ebpfaudit.policy.programs import programs_of
 from ebpfaudit.process import Process
-from ebpfaudit.profiles.addresses import AddressError, parse_address
-from ebpfaudit.profiles.schema import FIELDS, Count, Part, Rule
-from ebpfaudit.verdicts import Verdict
+from ebpfaudit.profiles.message import MessageError, parse_message
+from ebpfaudit.profiles.schema import FIELDS, Part, Rule, Values
 
 VALUE_CHARS = 256
 """A verdict shows at most this much of an offending value; the event has it all."""
 
-_COST = {"flag": 0, "number": 0, "choice": 0, "size": 0, "text": 1, "path": 1, "dst": 2, "words": 3}
+_COST = {"flag": 0, "number": 0, "choice": 0, "size": 0, "ancestor": 0, "text": 1, "path": 1, "dst": 2, "program": 2}
 _MAIN_FIELD = {"connect": "dst", "gpu": "device", "cgroup-move": "path"}
 
-Getter = Callable[[Any], Any]
 
-_EXEC_GETTERS: dict[str, Getter] = {
-    "script": lambda event: event.filename if event.script else "",
-    "cmdline": lambda event: " ".join(event.argv),
-}
-_OTHER_GETTERS: dict[str, Getter] = {
-    "cmdline": lambda facts: " ".join(facts.process.argv),
-    "result": attrgetter("result"),
-    "dst": attrgetter("destination"),
-    **{name: attrgetter(f"process.{name}") for name in ("exe", "argv", "cwd", "script", "uid")},
-}
+class Test(NamedTuple):
+    """One field of a `when` or `unless`. `match(get(facts))` is the profile's text that it met, or None."""
+
+    name: str
+    values: Values
+    get: Getter
+    match: Matcher
 
 
-class Facts:
-    """What a rule may ask about an event and the process behind it. (An exec answers for itself.)"""
+class Match:
+    """An event is what a part asks for, but for what depends on earlier events: marks, counts, other parts."""
 
-    __slots__ = ("destination", "event", "process", "result")
-
-    def __init__(self, process: Process, event: ProcessEvent, result: str = "") -> None:
-        self.process = process
-        self.event = event
-        self.result = result
-        self.destination: int | str = destination_of(event) if isinstance(event, Connect) else ""
-
-
-def destination_of(event: Connect) -> int | str:
-    """The address as a number (see `profiles.addresses`), or "unix:PATH"; "" if it is no address."""
-    if event.family == "unix":
-        return f"unix:{event.dst}"
-    try:
-        return parse_address(event.dst)
-    except AddressError:
-        return ""
-
-
-def endpoint(event: Connect) -> str:
-    """A destination as a profile's entry would be written: what to paste into `allow`."""
-    if event.family == "unix":
-        return f"unix:{event.dst}"
-    host = f"[{event.dst}]" if ":" in event.dst else event.dst
-    suffix = f"/{event.protocol}" if event.protocol in ("tcp", "udp") else ""
-    return f"{host}:{event.port}{suffix}" if event.port else f"{host}{suffix}"
-
-
-class Finding:
-    """A verdict but for its event's number; if `windows` is set, only one more entry to count."""
-
-    __slots__ = ("distinct", "per", "rest", "windows")
+    __slots__ = ("because", "distinct", "field", "message", "part", "value", "vetoed")
 
     def __init__(
-        self, rest: tuple[Any, ...], windows: Windows | None = None, per: str = "", distinct: Hashable = None
+        self, part: CompiledPart, told: tuple[str, str, str, str], distinct: Hashable, vetoed: bool
     ) -> None:
-        self.rest = rest
-        """The verdict's fields after `seq`, in their order."""
-        self.windows = windows
-        self.per = per
+        self.part = part
+        self.field, self.value, self.because, self.message = told
         self.distinct = distinct
+        """What is counted, of a count of distinct values."""
+        self.vetoed = vetoed
+        """All of `unless` is met if one of its marks is held."""
 
-    def verdict(self, seq: int) -> Verdict:
-        return Verdict(seq, *self.rest)
 
+class CompiledPart:
+    """One part of a rule. `find` never raises, whatever an event holds."""
 
-class CompiledRule:
-    """One rule. `find` never raises, whatever an event holds."""
-
-    def __init__(self, rule: Rule) -> None:
+    def __init__(
+        self, rule: CompiledRule, number: int, part: Part, bits: Mapping[str, int], position: int
+    ) -> None:
+        """`bits`: those of the programs asked for as ancestors. `position`: its place among all parts of its kind."""
         self.rule = rule
-        self.part = part = rule.parts[0]
-        self.windows = Windows(part.count) if part.count else None
-        self.wants_result = part.on == "connect" and "result" in part.when
+        self.number = number
+        self.part = part
+        self.position = position
+        kind = part.on
+        self.wants_result = kind == "connect" and "result" in part.when
         self.wants_error = "error" in part.when
-        self.needles = _needles(part)
-        """One of these stands in the command line of whatever matches; empty: no such thing is known."""
-        conditions = {name: compile_matcher(part.on, name, values) for name, values in part.when.items()}
-        order = sorted(conditions, key=lambda name: _COST[FIELDS[part.on][name]])
-        self._tests = [(name, _getter(part.on, name), conditions[name]) for name in order]
-        self._vetoes = [
-            (_getter(part.on, name), compile_matcher(part.on, name, values))
-            for name, values in part.unless.items()
-        ]
-        self._shown = next((name for name in FIELDS[part.on] if name in conditions), "")
-        self._field = self._shown or _MAIN_FIELD.get(part.on, "exe")
-        self._about = (rule.scope, rule.severity, rule.technique, rule.message)
-        self._counted = self._count_verdict(part.count) if part.count else ()
-        self._distinct = _getter(part.on, part.count.distinct) if part.count and part.count.distinct else None
+        when = sorted(part.when, key=lambda name: _COST.get(FIELDS[kind][name], 3))
+        self.tests = [_test(kind, name, part.when[name], bits) for name in when if name != "mark"]
+        self.vetoes = [_test(kind, name, values, bits) for name, values in part.unless.items() if name != "mark"]
+        self.marks = tuple(map(str, part.when.get("mark", ())))
+        """One of these must be held, if there are any."""
+        self.unless_marks = tuple(map(str, part.unless.get("mark", ())))
+        self._vetoed_at_once = bool(self.vetoes) and not self.unless_marks
+        self.shown = next((name for name in FIELDS[kind] if name in part.when), "")
+        self._field = self.shown or _MAIN_FIELD.get(kind, "exe")
+        count = part.count
+        self.count_because = ""
+        self._distinct: Getter | None = None
+        if count is not None:
+            distinct = f"distinct {count.distinct} " if count.distinct else ""
+            self.count_because = f"over {count.over} {distinct}in {count.within}"
+            if count.distinct:
+                self._distinct = getter(kind, count.distinct)
+
+    @property
+    def identities(self) -> tuple[str, ...]:
+        """What its `when` names by content."""
+        return tuple(
+            text for name in ("exe", "program") for text in split_identities(self.part.when.get(name, ()))[0]
+        )
 
     @property
     def fields(self) -> set[str]:
-        """Every field that the rule looks at."""
+        """Every field that the part, or its rule's message, looks at."""
         part = self.part
-        return {*part.when, *part.unless} | ({part.count.distinct} if part.count else set())
+        counted = {part.count.distinct} - {""} if part.count else set()
+        return {*part.when, *part.unless} | counted | (self.rule.message_fields & FIELDS[part.on].keys())
 
-    def possible_for(self, event: Exec) -> bool:
-        """False if no exec of this file, started in this way, can match whatever else it says."""
-        when = self.part.when
-        if self.wants_error or ("script" in when and not event.script):
-            return False
-        return all(
-            match(get(event)) is not None
-            for name, get, match in self._tests
-            if name in ("exe", "memfd", "deleted")
-        )
-
-    def find(self, facts: Any) -> Finding | None:
-        """What to say of an event, if its `facts` (an Exec, or Facts) match."""
+    def find(self, facts: Facts, shown: str = "") -> Match | None:
+        """What to say of an event whose `facts` match; of the field `shown`, or else of the most telling one."""
         because = "any"
-        for name, get, match in self._tests:
+        shown = shown or self.shown
+        for name, _, get, match in self.tests:
             met = match(get(facts))
             if met is None:
                 return None
-            if name == self._shown:
+            if name == shown:
                 because = met
-        if self._vetoes and all(match(get(facts)) is not None for get, match in self._vetoes):
+        if self._vetoed_at_once and self.vetoed(facts):
             return None
-        return self._finding(facts, because)
+        return self._match(facts, shown or self._field, because)
 
-    def _finding(self, facts: Any, because: str) -> Finding:
-        if self.part.count is not None:
+    def naming(self, identity: Identity, exe: str) -> str:
+        """The field through which this identity makes the part match."""
+        wanted = {identity_key(str(value)) for value in self.part.when.get("exe", ())}
+        by_exe = identity.path == exe and not wanted.isdisjoint(identity_keys(identity))
+        return "exe" if by_exe else "program"
+
+    def vetoed(self, facts: Facts) -> bool:
+        """All of `unless` but its marks is met."""
+        return all(match(get(facts)) is not None for _, _, get, match in self.vetoes)
+
+    def _match(self, facts: Facts, field: str, because: str) -> Match:
+        message = self.rule.render(self.part.on, facts)
+        vetoed = bool(self.unless_marks) and self.vetoed(facts)
+        count = self.part.count
+        if count is not None:
             counted = self._distinct(facts) if self._distinct else None
-            return Finding(self._counted, self.windows, self.part.count.per, counted)
-        value = self._value(facts, self._field)[:VALUE_CHARS]
-        return Finding((self.rule.action, self.rule.id, self._field, value, because, *self._about))
+            told = (count.distinct or field, str(count.over + 1), self.count_because, message)
+            return Match(self, told, counted, vetoed)
+        value = self._value(facts, field)[:VALUE_CHARS]
+        return Match(self, (field, value, because, message), None, vetoed)
 
-    def _count_verdict(self, count: Count) -> tuple[Any, ...]:
-        """What every verdict of a counting rule says: that there are now too many."""
-        distinct = f"distinct {count.distinct} " if count.distinct else ""
-        because = f"over {count.over} {distinct}in {count.within}"
-        field = count.distinct or self._field
-        return (self.rule.action, self.rule.id, field, str(count.over + 1), because, *self._about)
-
-    def _value(self, facts: Any, field: str) -> str:
-        if field == "dst":
-            return endpoint(facts.event)
-        value = _getter(self.part.on, field)(facts)
-        if field == "argv":
-            match = compile_matcher(self.part.on, "cmdline", self.part.when["argv"])
-            return next((word for word in value if match(word) is not None), "")
-        return str(value).lower() if isinstance(value, bool) else str(value)
+    def _value(self, facts: Facts, field: str) -> str:
+        if field in ("argv", "option", "program") and field in self.part.when:
+            return met_value(self.part.on, field, self.part.when[field], facts)
+        return show_field(self.part.on, field, facts)
 
 
-def _getter(kind: str, name: str) -> Getter:
-    if kind == "exec":
-        return _EXEC_GETTERS.get(name) or attrgetter(name)
-    if name == "comm":
-        return attrgetter("event.comm" if kind in ("connect", "gpu") else "process.comm")
-    return _OTHER_GETTERS.get(name) or attrgetter(f"event.{name}")
+class CompiledRule:
+    """One rule: its parts, and what its verdicts say beyond the field that decided."""
+
+    def __init__(self, rule: Rule, number: int) -> None:
+        self.rule = rule
+        self.number = number
+        """Its place in the profile."""
+        self.parts: list[CompiledPart] = []
+        self.about = (rule.scope, rule.severity, rule.technique)
+        self.per = rule.per
+        single = rule.parts[0]
+        if rule.form == "single":
+            self.per = single.count.per if single.count is not None else "episode"
+        self.simple = (
+            rule.form == "single" and single.count is None and rule.mark is None and rule.limit is None
+            and "mark" not in single.when and "mark" not in single.unless
+        )  # fmt: skip
+        """A match is a verdict: nothing depends on earlier events."""
+        try:
+            self._pieces = parse_message(rule.message)
+        except MessageError:  # of an earlier version, for which a brace was a brace
+            self._pieces = ((rule.message, ""),)
+        self.message_fields = {field for _, field in self._pieces if field}
+
+    def render(self, kind: str, facts: Facts) -> str:
+        """The message, with what its {fields} are for this event."""
+        if not self.message_fields:
+            return "".join(literal for literal, _ in self._pieces)
+        texts = []
+        for literal, field in self._pieces:
+            texts.append(literal)
+            if field in FIELDS[kind]:
+                text = facts.event.dst if field == "dst" else show_field(kind, field, facts)  # type: ignore[union-attr]
+                texts.append(text[:VALUE_CHARS])
+        return "".join(texts)
 
 
-def _needles(part: Part) -> tuple[str, ...]:
-    patterns = part.when.get("argv") or part.when.get("cmdline") or ()
-    literals = {longest_literal(str(pattern)) for pattern in patterns}
-    if "" in literals:
-        return ()
-    return tuple(sorted(one for one in literals if not any(two in one for two in literals - {one})))
+def compile_rules(rules: Iterable[Rule], bits: Mapping[str, int]) -> dict[str, list[CompiledPart]]:
+    """The parts of all rules by the kind of event they are about, in the profile's order."""
+    by_kind: dict[str, list[CompiledPart]] = {kind: [] for kind in FIELDS}
+    for number, rule in enumerate(rules):
+        compiled = CompiledRule(rule, number)
+        for part_number, part in enumerate(rule.parts):
+            same_kind = by_kind[part.on]
+            made = CompiledPart(compiled, part_number, part, bits, len(same_kind))
+            same_kind.append(made)
+            compiled.parts.append(made)
+    return by_kind
+
+
+def met_value(kind: str, name: str, values: Values, facts: Facts) -> str:
+    """Of a field with several values, the one that `values` meet."""
+    if name == "option":
+        met = compile_options(values)(facts.process.argv)
+        return met[1] if met else ""
+    if name == "argv":
+        match_word = compile_matcher(kind, "cmdline", values)
+        return next((word for word in facts.process.argv if match_word(word) is not None), "")
+    match = _program_matcher(values)
+    return next((path for path in programs_of(facts.process) if match(facts.process, path) is not None), "")
+
+
+def _test(kind: str, name: str, values: Values, bits: Mapping[str, int]) -> Test:
+    if name in ("exe", "program"):
+        identities, _ = split_identities(values)
+        if identities or name == "program":
+            match_path = _program_matcher(values)
+            paths_of: Callable[[Process], Iterable[str]] = programs_of if name == "program" else _only_exe
+
+            def match(process: Process) -> str | None:
+                met = (match_path(process, path) for path in paths_of(process))
+                return next((text for text in met if text is not None), None)
+
+            return Test(name, values, lambda facts: facts.process, match)
+    if name == "option":
+        matched = compile_options(values)
+
+        def match_option(argv: tuple[str, ...]) -> str | None:
+            met = matched(argv)
+            return met[0] if met is not None else None
+
+        return Test(name, values, getter(kind, name), match_option)
+    if name == "ancestor":
+        return Test(name, values, getter(kind, name), _match_ancestor(values, bits))
+    if name == "not-ancestor":
+        is_one = _match_ancestor(values, bits)
+        text = ", ".join(map(str, values))
+        return Test(name, values, getter(kind, name), lambda lineage: None if is_one(lineage) else text)
+    return Test(name, values, getter(kind, name), compile_matcher(kind, name, values))
+
+
+def _only_exe(process: Process) -> tuple[str, ...]:
+    return (process.exe,)
+
+
+def _program_matcher(values: Values) -> Callable[[Process, str], str | None]:
+    identities, paths = split_identities(values)
+    match_path = match_texts(paths)
+    match_identity = match_identities(identities)
+
+    def match(process: Process, path: str) -> str | None:
+        met = match_path(path)
+        return match_identity(process, path) if met is None and process.identities else met
+
+    return match
+
+
+def _match_ancestor(values: Values, bits: Mapping[str, int]) -> Callable[[int], str | None]:
+    wanted = [(bits[str(value)], str(value)) for value in values]
+    return lambda lineage: next((text for bit, text in wanted if lineage & bit), None)
+

@@ -1,14 +1,15 @@
 """The judge of one episode: a pure function of its events so far and its profile.
 
 No clock, no /proc, no name look-up: a replayed trail gives the verdicts of the live run. And quick,
-because the ring buffer fills while it thinks: what does not depend on earlier events (sections, the
-conditions of all rules) is worked out once for each distinct question and remembered, so an event like
-an earlier one costs two dictionary look-ups. What is remembered is bounded (`MAX_REMEMBERED`).
+because the ring buffer fills while it thinks: what does not depend on earlier events (sections, and what the
+tests of all rules say) is worked out once for each distinct question and remembered, so an event like
+an earlier one costs two dictionary look-ups; and of a question that is new, an index (`policy.index`) finds the
+few rules that it can concern. Everything that is held is bounded (`policy.bounds`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable
 from typing import Any
 
 from ebpfaudit.events import (
@@ -24,52 +25,74 @@ from ebpfaudit.events import (
     GpuCount,
     Identity,
     Lost,
+    ProcessEvent,
     Seen,
     Step,
 )
 from ebpfaudit.gpu import JUDGED_KINDS
-from ebpfaudit.policy.compiled import VALUE_CHARS, CompiledRule, Facts, Finding, endpoint
-from ebpfaudit.policy.matching import match_paths
-from ebpfaudit.policy.windows import Windows
-from ebpfaudit.process import Process, ProcessTable
-from ebpfaudit.profiles.schema import FIELDS, Profile
+from ebpfaudit.policy.bounds import LONGEST_REMEMBERED
+from ebpfaudit.policy.compiled import VALUE_CHARS, CompiledPart, Match
+from ebpfaudit.policy.facts import Facts, Setting, endpoint, image_after
+from ebpfaudit.policy.matching import match_identities
+from ebpfaudit.policy.programs import programs_of
+from ebpfaudit.policy.remembered import Room
+from ebpfaudit.policy.ruleset import ruleset_of
+from ebpfaudit.policy.state import Marking, RuleState
+from ebpfaudit.process import MAX_IDENTITIES, Process, ProcessTable
+from ebpfaudit.profiles.schema import Profile
 from ebpfaudit.verdicts import Action, Verdict
 
 _PING_PROTOCOLS = ("icmp", "icmp6")
 _JUDGED_PROTOCOLS = ("tcp", "udp", *_PING_PROTOCOLS)
 _NOWHERE = ("0.0.0.0", "::")
 
-MAX_REMEMBERED = 16_384
-"""Answers kept in all; beyond, everything is forgotten and learned anew."""
+
+_QUESTION_CHARS = 64
+"""About what a question takes."""
+
+
+class Finding:
+    """What is to be said of an event, but for what depends on earlier ones."""
+
+    __slots__ = ("matches", "rest", "state")
+
+    def __init__(
+        self, rest: tuple[Any, ...], state: RuleState | None = None, matches: tuple[Match, ...] = ()
+    ) -> None:
+        self.rest = rest
+        """A verdict's fields after `seq`, in their order: a section's, or a rule's that is always the same."""
+        self.state = state
+        """If set: of the rule that decides with these `matches`."""
+        self.matches = matches
+
 
 Findings = tuple[Finding, ...]
 Verdicts = tuple[Verdict, ...]
 
-_IDENTITY_FIELDS = ("exe", "argv", "cwd", "script", "uid")
-
 
 class _Memory:
-    """The answers that hold for one process until it executes something else."""
+    """What holds for one process until it executes something else."""
 
-    __slots__ = ("answers", "process", "start")
+    __slots__ = ("answers", "candidates", "process", "start")
 
-    def __init__(self, process: Process, answers: dict[Hashable, Findings]) -> None:
+    def __init__(
+        self, process: Process, answers: dict[Hashable, Findings], candidates: dict[str, int]
+    ) -> None:
         self.process = process
         self.start = process.start
         self.answers = answers
+        self.candidates = candidates
+        """Per kind of event, the rules' parts that such a process's events may concern."""
 
 
 class _ExecAnswer:
-    """What holds for an executable whatever its arguments: denied or not, and the rules that remain."""
+    """What holds for an executable whatever its arguments: denied or not, and the rules' parts that remain."""
 
-    __slots__ = ("denied", "needles", "plain")
+    __slots__ = ("candidates", "denied")
 
-    def __init__(self, denied: Finding | None, rules: list[CompiledRule]) -> None:
+    def __init__(self, denied: Finding | None, candidates: int) -> None:
         self.denied = denied
-        self.plain = [rule for rule in rules if not rule.needles]
-        """Rules to be tried each time."""
-        self.needles = [(needle, rule) for rule in rules for needle in rule.needles]
-        """Rules to be tried where this text stands in the command line."""
+        self.candidates = candidates
 
 
 class Evaluator:
@@ -77,27 +100,33 @@ class Evaluator:
 
     def __init__(self, profile: Profile) -> None:
         self.profile = profile
-        self.processes = ProcessTable()
+        self.ruleset = ruleset = ruleset_of(profile)
+        self.processes = ProcessTable(
+            ruleset.lineage_of if ruleset.has_ancestors else None, keep_departed=ruleset.names_identities
+        )
         self.events = 0
         """How many events it has been given; the number of the next one."""
-        self._rules: dict[str, list[CompiledRule]] = {kind: [] for kind in FIELDS}
-        for rule in profile.rules:
-            self._rules[rule.parts[0].on].append(CompiledRule(rule))
-        self._exec_deny = match_paths(profile.exec_deny) if profile.exec_deny else None
-        self._exec_answers: dict[Hashable, _ExecAnswer] = {}
-        self._failed_exec_rules = [rule for rule in self._rules["exec"] if rule.wants_error]
-        self._memories: dict[int, _Memory] = {}
-        self._by_identity: dict[Hashable, dict[Hashable, Findings]] = {}
-        self._remembered = 0
-        self._step = 0
-        self._process_windows = self._windows_per("process")
-        self._step_windows = self._windows_per("step")
-        fields = {name for kind in ("connect", "gpu") for rule in self._rules[kind] for name in rule.fields}
-        self._identity = [
-            name for name in _IDENTITY_FIELDS if name in fields or (name == "argv" and "cmdline" in fields)
+        self.setting = Setting()
+        self.marking = Marking()
+        self.states = [RuleState(rule) for rule in ruleset.rules]
+        """What each rule remembers, in the profile's order."""
+        self._step_tables = [
+            table for state in self.states for per, table in state.tables() if per == "step"
         ]
+        self._indexes = ruleset.indexes
+        self._with_result = ruleset.mask("connect", "wants_result")
+        self._with_error = ruleset.mask("exec", "wants_error")
+        self._image_fields = ruleset.image_fields()
+        fields = ruleset.fields("connect", "gpu")
         self._comm_matters = "comm" in fields
         self._bytes_matter = "bytes" in fields
+        self._filename_matters = "filename" in ruleset.fields("exec")
+        self._room = Room()
+        self._memories: dict[int, _Memory] = {}
+        self._by_image: dict[Hashable, tuple[dict[Hashable, Findings], dict[str, int]]] = {}
+        self._exec_answers: dict[Hashable, _ExecAnswer] = {}
+        for table in (self._memories, self._by_image, self._exec_answers):
+            self._room.share(table)
         self._handlers: dict[type, Callable[[Any], Verdicts]] = {
             Connect: self._connect,
             Gpu: self._gpu,
@@ -106,12 +135,12 @@ class Evaluator:
             Exit: self._exit,
             CgroupMove: self._cgroup_move,
             Seen: self._seen,
+            Identity: self._identity,
             EpisodeStart: self._episode_start,
+            EpisodeEnd: self._episode_end,
             Step: self._step_begins,
             GpuCount: _nothing,
-            Identity: _nothing,
             Lost: _nothing,
-            EpisodeEnd: _nothing,
         }
 
     def evaluate(self, event: Event) -> Verdicts:
@@ -119,13 +148,16 @@ class Evaluator:
         self.events += 1
         return self._handlers[event.__class__](event)
 
+    def forget(self) -> None:
+        """Work out anew all that is only remembered to be quick. No verdict changes by it."""
+        self._room.empty()
+
     def _connect(self, event: Connect) -> Verdicts:
         memory = self._memories.get(event.pid)
         if memory is None or memory.start != event.start:
             if event.phase == "done" and not self.processes.knows(event.pid, event.start):
-                memory = _Memory(
-                    Process(event.pid, event.start), {}
-                )  # answered after its end: not entered again
+                # answered after its end: not entered again
+                memory = _Memory(Process(event.pid, event.start), {}, {})
             else:
                 memory = self._remember(event.pid, event.start)
         question: Hashable = (event.dst, event.port, event.protocol, event.phase, event.result)
@@ -133,7 +165,7 @@ class Evaluator:
             question = (question, event.comm)
         findings = memory.answers.get(question)
         if findings is None:
-            findings = self._learn(memory, question, self._judge_connect(event, memory.process))
+            findings = self._learn(memory, question, self._judge_connect(event, memory))
         if not findings:
             return ()
         return self._conclude(findings, event.ts_ns, memory.process)
@@ -146,79 +178,140 @@ class Evaluator:
         question = (event.event, event.device, event.uuid, event.command, event.result, event.comm, size)
         findings = memory.answers.get(question)
         if findings is None:
-            findings = self._learn(memory, question, self._judge_gpu(event, memory.process))
+            findings = self._learn(memory, question, self._judge_gpu(event, memory))
         if not findings:
             return ()
         return self._conclude(findings, event.ts_ns, memory.process)
 
     def _exec(self, event: Exec) -> Verdicts:
-        process = self.processes.execute(event)
         if event.error:
-            found = [rule.find(event) for rule in self._failed_exec_rules]
-            return self._conclude(tuple(each for each in found if each is not None), event.ts_ns, process)
-        self._memories.pop(event.pid, None)
-        question = (event.exe, event.script, event.memfd, event.deleted, event.decision)
+            process = self.processes.get(event.pid, event.start)
+            if not self._with_error:
+                return ()
+            image = image_after(process, event, self.processes.lineage_after(process))
+        else:
+            process = image = self.processes.execute(event)
+            self._memories.pop(event.pid, None)
+        filename = event.filename if event.script or self._filename_matters else ""
+        question = (event.exe, filename, event.script, event.memfd, event.deleted, event.decision, event.error)
         answer = self._exec_answers.get(question)
         if answer is None:
-            answer = self._learn_exec(question, event)
-        rules = answer.plain
-        if answer.needles:
-            line = " ".join(event.argv)
-            for needle, rule in answer.needles:
-                if needle in line and rule not in rules:
-                    rules = [*rules, rule]
-        if not rules and answer.denied is None:
-            return ()
-        return self._judge_exec(event, answer.denied, rules, process)
+            answer = self._learn_exec(question, event, image)
+        candidates = answer.candidates
+        if not candidates:
+            return self._conclude((answer.denied,), event.ts_ns, process) if answer.denied is not None else ()
+        facts = Facts(image, event, self.setting)
+        candidates = self._indexes["exec"].of_rest(facts, candidates)
+        findings = self._find("exec", facts, candidates) if candidates else ()
+        if answer.denied is not None:
+            findings = (answer.denied, *findings)
+        return self._conclude(findings, event.ts_ns, process) if findings else ()
 
     def _fork(self, event: Fork) -> Verdicts:
         self.processes.fork(event)
         self._memories.pop(event.child, None)
-        return self._judge_rest("fork", event) if self._rules["fork"] else ()
+        return self._judge_rest("fork", event, ()) if self._indexes["fork"].all else ()
 
     def _exit(self, event: Exit) -> Verdicts:
-        verdicts = self._judge_rest("exit", event) if self._rules["exit"] else ()
-        self.processes.exit(event)
+        verdicts: Verdicts = ()
+        if self._indexes["exit"].all:
+            verdicts = self._judge_rest("exit", event, (event.code, event.signal))
+        process = self.processes.exit(event)
         self._memories.pop(event.pid, None)
-        for windows in self._process_windows:
-            windows.drop((event.pid, event.start))
+        if process is not None and process.touched is not None:
+            for table in process.touched:
+                table.drop((event.pid, event.start))
         return verdicts
 
     def _cgroup_move(self, event: CgroupMove) -> Verdicts:
-        return self._judge_rest("cgroup-move", event) if self._rules["cgroup-move"] else ()
+        if not self._indexes["cgroup-move"].all:
+            return ()
+        return self._judge_rest("cgroup-move", event, (event.path, event.inside, event.by_pid))
 
     def _seen(self, event: Seen) -> Verdicts:
         self.processes.seen(event)
         self._memories.pop(event.pid, None)
         return ()
 
+    def _identity(self, event: Identity) -> Verdicts:
+        """Judge the process's last exec again, by the rules that this identity makes match."""
+        process = self.processes.find(event.pid, event.start)
+        if (
+            not self.ruleset.names_identities
+            or process is None
+            or len(process.identities) >= MAX_IDENTITIES
+            or event.path not in programs_of(process)
+        ):
+            return ()
+        executed = process.executed
+        facts = Facts(process, executed, self.setting) if executed is not None else None
+        parts = [part for part in self.ruleset.named_by(event) if facts is not None and part.find(facts) is None]
+        was_denied = executed is None or self._denied(executed) or self._denied_content(process)
+        process.identities.append(event)
+        self._memories.clear()
+        findings: list[Finding] = []
+        if not was_denied and (denied := self._denied_content(process)) is not None:
+            findings.append(denied)
+        if facts is not None:
+            found = [(part, part.find(facts, part.naming(event, process.exe))) for part in parts]
+            findings += self._findings(found)
+        return self._conclude(tuple(findings), event.ts_ns, process)
+
     def _episode_start(self, event: EpisodeStart) -> Verdicts:
         self.processes.set_root(event.pid, event.start)
+        self.setting.source, self.setting.step = event.source, event.step
+        self._room.empty()
         return ()
 
     def _step_begins(self, event: Step) -> Verdicts:
-        self._step += 1
-        for windows in self._step_windows:
-            windows.clear()
+        self.setting.step = event.step
+        self._room.empty()
+        for table in self._step_tables:
+            table.clear()
         return ()
 
-    def _judge_connect(self, event: Connect, process: Process) -> Findings:
+    def _episode_end(self, _event: EpisodeEnd) -> Verdicts:
+        rests = [state.rest(self.events - 1) for state in self.states]
+        return tuple([rest for rest in rests if rest is not None])
+
+    def _judge_connect(self, event: Connect, memory: _Memory) -> Findings:
         """The section's finding, and those of the rules, on an event like this from such a process."""
-        findings: list[Finding] = []
-        facts = Facts(process, event, event.result)
-        if event.phase == "attempt":
-            action, entry = self._decide_connect(event, facts.destination)
+        facts, section, judged = self.facts_of(event, memory.process)
+        return (*section, *self._judge("connect", facts, memory, judged))
+
+    def facts_of(self, event: ProcessEvent, process: Process) -> tuple[Facts, Findings, int]:
+        """What rules are told of an event; what the section (of connects and GPU events) finds; and the parts of
+        rules that are about such an event at all."""
+        facts = Facts(process, event, self.setting, getattr(event, "result", ""))
+        if isinstance(event, Connect):
+            return self._connect_facts(event, facts)
+        if isinstance(event, Exec):
+            everything = self._indexes["exec"].all
+            return facts, (), self._with_error if event.error else everything & ~self._with_error
+        if isinstance(event, Gpu) and self.profile.gpu is not None and event.event in JUDGED_KINDS:
+            action, entry = self.profile.gpu.decide(event.device, event.uuid)
+            if action in ("deny", "kill"):
+                facts.result = "denied"
             if action != "allow":
-                findings.append(Finding((action, "network", "dst", endpoint(event)[:VALUE_CHARS], entry)))
-            is_denied = action in ("deny", "kill") or event.result == "denied"
-            facts.result = "denied" if is_denied else ""
-            judged = [rule for rule in self._rules["connect"] if is_denied or not rule.wants_result]
-        else:
-            # A rule that asks for no result has judged the attempt. "denied" is here the host's answer, or another
-            # program's: our own denial was the attempt's, and has no "done".
-            judged = [rule for rule in self._rules["connect"] if rule.wants_result]
-        findings += [found for rule in judged if (found := rule.find(facts)) is not None]
-        return tuple(findings)
+                field, value = ("uuid", event.uuid) if event.uuid else ("device", event.device)
+                found = Finding((action, "gpu", field, value[:VALUE_CHARS], entry))
+                return facts, (found,), self._indexes["gpu"].all
+        return facts, (), self._indexes[event.__struct_config__.tag].all  # type: ignore[index]
+
+    def _connect_facts(self, event: Connect, facts: Facts) -> tuple[Facts, Findings, int]:
+        # A rule that asks for no result judges the attempt. "denied" is, of one that is done, the host's answer, or
+        # another program's: our own denial was the attempt's, and has no "done".
+        if event.phase != "attempt":
+            return facts, (), self._with_result
+        action, entry = self._decide_connect(event, facts.destination)
+        is_denied = action in ("deny", "kill") or event.result == "denied"
+        facts.result = "denied" if is_denied else ""
+        everything = self._indexes["connect"].all
+        judged = everything if is_denied else everything & ~self._with_result
+        if action == "allow":
+            return facts, (), judged
+        found = Finding((action, "network", "dst", endpoint(event)[:VALUE_CHARS], entry))
+        return facts, (found,), judged
 
     def _decide_connect(self, event: Connect, destination: int | str) -> tuple[Action, str]:
         network = self.profile.network
@@ -234,98 +327,134 @@ class Evaluator:
             return network.default, "default"
         return network.decide_ip(destination.to_bytes(16, "big"), event.port, event.protocol)
 
-    def _judge_gpu(self, event: Gpu, process: Process) -> Findings:
-        findings: list[Finding] = []
-        facts = Facts(process, event, event.result)
-        if self.profile.gpu is not None and event.event in JUDGED_KINDS:
-            action, entry = self.profile.gpu.decide(event.device, event.uuid)
-            if action != "allow":
-                field, value = ("uuid", event.uuid) if event.uuid else ("device", event.device)
-                findings.append(Finding((action, "gpu", field, value[:VALUE_CHARS], entry)))
-            if action in ("deny", "kill"):
-                facts.result = "denied"
-        findings += [found for rule in self._rules["gpu"] if (found := rule.find(facts)) is not None]
+    def _judge_gpu(self, event: Gpu, memory: _Memory) -> Findings:
+        facts, section, judged = self.facts_of(event, memory.process)
+        return (*section, *self._judge("gpu", facts, memory, judged))
+
+    def _judge_rest(
+        self, kind: str, event: Fork | Exit | CgroupMove, question: tuple[Hashable, ...]
+    ) -> Verdicts:
+        memory = self._memories.get(event.pid)
+        if memory is None or memory.start != event.start:
+            memory = self._remember(event.pid, event.start)
+        question = (kind, *question)
+        findings = memory.answers.get(question)
+        if findings is None:
+            facts = Facts(memory.process, event, self.setting)
+            findings = self._judge(kind, facts, memory, self._indexes[kind].all)
+            self._learn(memory, question, findings)
+        return self._conclude(findings, event.ts_ns, memory.process) if findings else ()
+
+    def _judge(self, kind: str, facts: Facts, memory: _Memory, judged: int) -> Findings:
+        """What the rules' parts of the set `judged` find in an event that is no exec."""
+        if not judged:
+            return ()
+        index = self._indexes[kind]
+        candidates = memory.candidates.get(kind)
+        if candidates is None:
+            candidates = memory.candidates[kind] = index.of_process(facts, index.all)
+        candidates &= judged
+        return self._find(kind, facts, index.of_event(facts, candidates)) if candidates else ()
+
+    def _find(self, kind: str, facts: Facts, candidates: int) -> Findings:
+        return self._findings([(part, part.find(facts)) for part in self._indexes[kind].members(candidates)])
+
+    def _findings(self, found: Iterable[tuple[CompiledPart, Match | None]]) -> Findings:
+        """One for each rule of which a part matches."""
+        findings = []
+        by_rule: dict[int, list[Match]] = {}
+        for part, match in found:
+            if match is not None:
+                by_rule.setdefault(part.rule.number, []).append(match)
+        for number, matches in by_rule.items():
+            state = self.states[number]
+            rule, (match, *_) = state.rule, matches
+            if rule.simple:
+                told = (match.field, match.value, match.because, *rule.about, match.message)
+                findings.append(Finding((rule.rule.action, rule.rule.id, *told)))
+            else:
+                findings.append(Finding((), state, tuple(matches)))
         return tuple(findings)
 
-    def _judge_exec(
-        self, event: Exec, denied: Finding | None, rules: list[CompiledRule], process: Process
-    ) -> Verdicts:
-        findings = [denied] if denied is not None else []
-        for rule in sorted(rules, key=self._rules["exec"].index) if len(rules) > 1 else rules:
-            found = rule.find(event)
-            if found is not None:
-                findings.append(found)
-        return self._conclude(tuple(findings), event.ts_ns, process) if findings else ()
-
-    def _judge_rest(self, kind: str, event: Fork | Exit | CgroupMove) -> Verdicts:
-        process = self.processes.get(event.pid, event.start)
-        facts = Facts(process, event)
-        found = (rule.find(facts) for rule in self._rules[kind])
-        return self._conclude(tuple(each for each in found if each is not None), event.ts_ns, process)
-
     def _conclude(self, findings: Findings, ts_ns: int, process: Process) -> Verdicts:
-        """Findings as verdicts; of those that are counted, the ones that are now too many."""
+        """Findings as verdicts; of the rules that depend on earlier events, those that now fire."""
         seq = self.events - 1
         verdicts = []
+        fired = []
         for finding in findings:
-            if finding.windows is not None:
-                key = self._window_key(finding.per, process)
-                if not finding.windows.exceeded(key, ts_ns, finding.distinct):
-                    continue
-            verdicts.append(finding.verdict(seq))
+            state = finding.state
+            if state is None:
+                verdicts.append(Verdict(seq, *finding.rest))
+                continue
+            told = state.enter(finding.matches, process, ts_ns, seq, self.marking)
+            if told is None:
+                continue
+            rule = state.rule.rule
+            if rule.mark is not None:
+                fired.append(rule.mark)
+            suppressed = None if rule.action == "allow" else state.admit(process, ts_ns)
+            if suppressed is not None:
+                field, value, because, message = told
+                about = state.rule.about
+                verdicts.append(
+                    Verdict(seq, rule.action, rule.id, field, value, because, *about, message, suppressed)
+                )
+        for mark in fired:  # seen by later events only
+            self.marking.set(mark, process, ts_ns)
         return tuple(verdicts)
 
-    def _windows_per(self, per: str) -> list[Windows]:
-        return [
-            rule.windows
-            for rules in self._rules.values()
-            for rule in rules
-            if rule.windows is not None and rule.part.count is not None and rule.part.count.per == per
-        ]
-
-    def _window_key(self, per: str, process: Process) -> Hashable:
-        if per == "process":
-            return process.pid, process.start
-        if per == "tree":
-            return process.tree.pid, process.tree.start
-        return self._step if per == "step" else None
-
     def _remember(self, pid: int, start: int) -> _Memory:
-        """The memory of a process; those of equal processes share their answers."""
+        """The memory of a process; those that run the same share their answers."""
         process = self.processes.get(pid, start)
-        identity = tuple([getattr(process, name) for name in self._identity])
-        answers = self._by_identity.get(identity)
-        if answers is None:
-            self._make_room()
-            answers = self._by_identity[identity] = {}
-        memory = self._memories[pid] = _Memory(process, answers)
+        image: tuple[Any, ...] = tuple([getattr(process, name) for name in self._image_fields])
+        chars = sum(map(len, process.argv)) if "argv" in self._image_fields else 0
+        if process.identities and self.ruleset.names_identities:
+            image = (*image, *process.identities)
+        shared = self._by_image.get(image) if chars <= LONGEST_REMEMBERED else None
+        if shared is None:
+            shared = {}, {}
+            if chars <= LONGEST_REMEMBERED:
+                self._room.take(chars)
+                self._by_image[image] = shared
+        memory = self._memories[pid] = _Memory(process, shared[0], shared[1])
         return memory
 
     def _learn(self, memory: _Memory, question: Hashable, findings: Findings) -> Findings:
-        self._make_room()
+        self._room.take(_QUESTION_CHARS)
         memory.answers[question] = findings
         return findings
 
-    def _learn_exec(self, question: Hashable, event: Exec) -> _ExecAnswer:
-        self._make_room()
-        entry = self._exec_deny(event.exe) if self._exec_deny else None
-        if entry is None and event.decision == "kill":
-            # The probe knows a denied file by its inode: here it goes by another name.
-            entry = "the same file as a denied one"
+    def _learn_exec(self, question: Hashable, event: Exec, image: Process) -> _ExecAnswer:
+        facts, _, judged = self.facts_of(event, image)
+        candidates = self._indexes["exec"].of_image(facts, judged) if judged else 0
+        entry = "" if event.error else self._denied(event)
         denied = None
-        if entry is not None:
+        if entry:
             denied = Finding(("deny", "exec", "exe", event.exe[:VALUE_CHARS], entry, "process"))
-        answer = _ExecAnswer(denied, [rule for rule in self._rules["exec"] if rule.possible_for(event)])
-        self._exec_answers[question] = answer
+        answer = _ExecAnswer(denied, candidates)
+        chars = len(event.exe) + len(event.filename)
+        if chars <= 2 * LONGEST_REMEMBERED:
+            self._room.take(chars)
+            self._exec_answers[question] = answer
         return answer
 
-    def _make_room(self) -> None:
-        self._remembered += 1
-        if self._remembered > MAX_REMEMBERED:
-            self._remembered = 0
-            self._memories.clear()
-            self._by_identity.clear()
-            self._exec_answers.clear()
+    def _denied(self, event: Exec) -> str:
+        """The entry of the exec section that denies this file; "" if none does."""
+        entry = self.ruleset.deny(event.exe) if self.ruleset.deny is not None else None
+        if entry is None and event.decision == "kill":
+            # The probe knows a denied file by its inode: here it goes by another name.
+            return "the same file as a denied one"
+        return entry or ""
+
+    def _denied_content(self, process: Process) -> Finding | None:
+        """The exec section's finding on a program that is denied by what it is, if that is known."""
+        match = match_identities(self.ruleset.denied_identities)
+        for path in programs_of(process):
+            entry = match(process, path)
+            if entry is not None:
+                field = "exe" if path == process.exe else "program"
+                return Finding(("deny", "exec", field, path[:VALUE_CHARS], entry, "process"))
+        return None
 
 
 def _nothing(_event: Event) -> Verdicts:

@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
-from ebpfaudit.profiles.addresses import (
-    NOT_PUBLIC,
-    Network,
-    covers,
-    parse_networks,
-)
-from ebpfaudit.profiles.rules import size_over
-from ebpfaudit.profiles.schema import FIELDS, Values
+from ebpfaudit.events import Identity
+from ebpfaudit.process import Process
+from ebpfaudit.profiles.addresses import Network, parse_networks
+from ebpfaudit.profiles.quantities import size_over
+from ebpfaudit.profiles.schema import FIELDS, IDENTITIES, Values
 from ebpfaudit.text import show
 
 Matcher = Callable[[Any], str | None]
 """Given a field's value: the value of the profile that it matches, or None."""
 
-_WILD = re.compile(r"[*?\[]")
-_ANY_FOLDER = re.compile(r"\*/[^*?\[/]+")
+Item = TypeVar("Item")
+Folded = TypeVar("Folded")
+
+WILD = re.compile(r"[*?\[]")
+ANY_FOLDER = re.compile(r"\*/[^*?\[/]+")
 
 
 @lru_cache(maxsize=512)
@@ -34,8 +36,8 @@ def compile_matcher(kind: str, name: str, values: Values) -> Matcher:
         return _match_size(values)
     if field_type == "dst":
         return _match_destination(values)
-    match_text = _match_text(tuple(str(value) for value in values))
-    if field_type != "words":
+    match_text = match_texts(tuple(str(value) for value in values))
+    if field_type not in ("words", "program"):
         return match_text
     return lambda words: next((met for word in words if (met := match_text(word)) is not None), None)
 
@@ -46,7 +48,8 @@ def glob_regex(pattern: str, any_char: str = ".") -> str:
     What lies between two stars is matched where it first occurs and never reconsidered (an atomic
     group), so the time is linear in a text of which a hostile process may choose 32 KiB.
     """
-    first, *rest = (_plain_regex(part, any_char) for part in re.split(r"\*+", show(pattern.encode())))
+    parts = re.split(r"\*+(?<!\[\*)|\*+(?!\])", show(pattern.encode()))  # "[*]" is the star itself
+    first, *rest = (_plain_regex(part, any_char) for part in parts)
     if not rest:
         return first
     *middle, last = rest
@@ -82,31 +85,34 @@ def longest_literal(pattern: str) -> str:
 
 def match_paths(patterns: tuple[str, ...]) -> Matcher:
     """For file globs as a shell reads them: "*" stays within a folder."""
-    return _match_text(patterns, "[^/]")
+    return match_texts(patterns, "[^/]")
 
 
-def _match_text(patterns: tuple[str, ...], any_char: str = ".") -> Matcher:
+def match_texts(patterns: tuple[str, ...], any_char: str = ".") -> Matcher:
     """Exact texts and "*/name" by look-up, all other globs by one expression."""
-    literals = {show(pattern.encode()): pattern for pattern in patterns if not _WILD.search(pattern)}
+    literals = {show(pattern.encode()): pattern for pattern in patterns if not WILD.search(pattern)}
     names: dict[str, str] = {}
     if any_char == ".":
-        names = {
-            show(pattern[2:].encode()): pattern for pattern in patterns if _ANY_FOLDER.fullmatch(pattern)
-        }
-    globs = [pattern for pattern in patterns if _WILD.search(pattern) and pattern not in names.values()]
+        names = {show(pattern[2:].encode()): pattern for pattern in patterns if ANY_FOLDER.fullmatch(pattern)}
+    globs = [pattern for pattern in patterns if WILD.search(pattern) and pattern not in names.values()]
     if not names and not globs:
         return literals.get
     merged = "|".join(f"({glob_regex(pattern, any_char)})" for pattern in globs)
-    fullmatch = re.compile(merged, re.DOTALL).fullmatch if globs else None
+    fullmatch: Callable[[str], re.Match[str] | None] | None = None  # compiled when first needed
 
     def match(text: str) -> str | None:
+        nonlocal fullmatch
         if (met := literals.get(text)) is not None:
             return met
         if names:
             _, slash, name = text.rpartition("/")
             if slash and name in names:
                 return names[name]
-        found = fullmatch(text) if fullmatch is not None else None
+        if not globs:
+            return None
+        if fullmatch is None:
+            fullmatch = re.compile(merged, re.DOTALL).fullmatch
+        found = fullmatch(text)
         return globs[found.lastindex - 1] if found is not None and found.lastindex else None
 
     return match
@@ -135,47 +141,102 @@ def _match_size(values: Values) -> Matcher:
     return lambda size: text if size > limit else None
 
 
-_KNOWN_MAX = 1024
-"""Addresses whose answer a matcher remembers."""
-
-
 def _match_destination(values: Values) -> Matcher:
-    """For "unix:PATH" or an address as a number. Sets and networks are looked up by prefix length."""
+    """For "unix:PATH" or an address as a number."""
     texts = [str(value) for value in values]
-    match_unix = _match_text(tuple(text for text in texts if text.startswith("unix:")))
-    lookups = [(_lookup(*parse_networks(text)), text) for text in texts if not text.startswith("unix:")]
-    # Several rules, and many ports, ask the same of one address (`compile_matcher` gives them one matcher).
-    known: dict[int, str | None] = {}
+    match_unix = match_texts(tuple(text for text in texts if text.startswith("unix:")))
+    spans = [(low, high, rank) for rank, text in enumerate(texts) for low, high in spans_of(text)]
+    bounds, firsts = fold_spans(spans, lambda ranks: texts[min(ranks)] if ranks else None)
 
     def match(destination: int | str) -> str | None:
         if isinstance(destination, str):
             return match_unix(destination)
-        if destination not in known:
-            if len(known) >= _KNOWN_MAX:
-                known.clear()
-            known[destination] = next((text for holds, text in lookups if holds(destination)), None)
-        return known[destination]
+        return firsts[bisect_right(bounds, destination)]
 
     return match
 
 
-def _lookup(networks: tuple[Network, ...], holes: tuple[Network, ...]) -> Callable[[int], bool]:
-    outside = _prefixes(holes)
-    inside = [(128, {0})] if holes == NOT_PUBLIC else _prefixes(networks)
-
-    def holds(address: int) -> bool:
-        for shift, firsts in outside:
-            if address >> shift in firsts:
-                return False
-        return any(address >> shift in firsts for shift, firsts in inside)
-
-    return holds
+Span = tuple[int, int]
+"""The first and the last number."""
 
 
-def _prefixes(networks: tuple[Network, ...]) -> list[tuple[int, set[int]]]:
-    """Prefixes by the length of what follows them, without those that another covers."""
-    by_shift: dict[int, set[int]] = {}
-    for first, bits in networks:
-        if not any(covers(other, (first, bits)) for other in networks if other != (first, bits)):
-            by_shift.setdefault(128 - bits, set()).add(first >> (128 - bits))
-    return list(by_shift.items())
+def spans_of(text: str) -> list[Span]:
+    """The addresses of a set, an address or a CIDR, as spans that do not touch; none of a Unix path."""
+    if text.startswith("unix:"):
+        return []
+    networks, holes = parse_networks(text)
+    spans = []
+    removed = _joined(holes)
+    for low, high in _joined(networks):
+        for first, last in removed:
+            if last < low or first > high:
+                continue
+            if first > low:
+                spans.append((low, first - 1))
+            low = last + 1
+        if low <= high:
+            spans.append((low, high))
+    return spans
+
+
+def _joined(networks: Iterable[Network]) -> list[Span]:
+    spans: list[Span] = []
+    for low, high in sorted((first, first | (1 << 128 - bits) - 1) for first, bits in networks):
+        if spans and low <= spans[-1][1] + 1:
+            spans[-1] = spans[-1][0], max(high, spans[-1][1])
+        else:
+            spans.append((low, high))
+    return spans
+
+
+def fold_spans(
+    spans: Collection[tuple[int, int, Item]], fold: Callable[[Collection[Item]], Folded]
+) -> tuple[list[int], list[Folded]]:
+    """(bounds, folds): `folds[bisect_right(bounds, n)]` is the `fold` of the items of all spans that hold `n`."""
+    begins: dict[int, list[Item]] = {}
+    ends: dict[int, list[Item]] = {}
+    for low, high, item in spans:
+        begins.setdefault(low, []).append(item)
+        ends.setdefault(high + 1, []).append(item)
+    bounds = sorted({*begins, *ends})
+    active: Counter[Item] = Counter()
+    folds = [fold(())]
+    for bound in bounds:
+        active.update(begins.get(bound, ()))
+        active.subtract(ends.get(bound, ()))
+        folds.append(fold([item for item, times in active.items() if times]))
+    return bounds, folds
+
+
+def match_identities(texts: tuple[str, ...]) -> Callable[[Process, str], str | None]:
+    """Whether what was found out about a process's program at this path is what one of `texts` names."""
+    known = {identity_key(text): text for text in texts}
+
+    def match(process: Process, path: str) -> str | None:
+        for identity in process.identities:
+            if identity.path == path:
+                for key in identity_keys(identity):
+                    if key in known:
+                        return known[key]
+        return None
+
+    return match
+
+
+def identity_key(text: str) -> str:
+    """Equal for two texts that name the same content in the same way."""
+    return text.lower() if text.startswith("sha256:") else text
+
+
+def identity_keys(identity: Identity) -> Iterator[str]:
+    """Every way to name what was found out."""
+    yield f"sha256:{identity.sha256}"
+    for path in identity.same_as:
+        yield f"same-as:{path}"
+
+
+def split_identities(values: Values) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """(identities, the others)."""
+    texts = [str(value) for value in values]
+    identities = tuple(text for text in texts if text.startswith(IDENTITIES))
+    return identities, tuple(text for text in texts if not text.startswith(IDENTITIES))

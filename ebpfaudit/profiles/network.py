@@ -114,28 +114,28 @@ class NetworkPolicy:
     @cached_property
     def _rules_by_length(self) -> list[tuple[int, dict[int, tuple[PortRule, ...]]]]:
         """Rules by prefix, the longest prefixes first."""
-        ip_entries = [entry for entry in self.entries if isinstance(entry, IpEntry)]
+        named: dict[Network, list[IpEntry]] = {}
         prefixes = {(0, 0)}
-        for entry in ip_entries:
-            prefixes.update(entry.networks, entry.holes)
+        for entry in self.entries:
+            if isinstance(entry, IpEntry):
+                prefixes.update(entry.networks, entry.holes)
+                for network in entry.networks:
+                    named.setdefault(network, []).append(entry)
         by_length: dict[int, dict[int, tuple[PortRule, ...]]] = {}
         for first, bits in sorted(prefixes):
-            rules = self._flatten(ip_entries, (first, bits))
+            rules = self._flatten(named, (first, bits))
             by_length.setdefault(bits, {})[first >> (128 - bits)] = rules
         return sorted(by_length.items(), reverse=True)
 
-    def _flatten(self, entries: list[IpEntry], prefix: Network) -> tuple[PortRule, ...]:
+    def _flatten(self, named: dict[Network, list[IpEntry]], prefix: Network) -> tuple[PortRule, ...]:
         """Every rule that could decide at `prefix`, the most specific first, then the stricter."""
-        candidates = [
-            (-bits, -_STRICTNESS[entry.action], entry)
-            for entry in entries
-            if not any(covers(hole, prefix) for hole in entry.holes)
-            for first, bits in entry.networks
-            if covers((first, bits), prefix)
-        ]
-        candidates.sort(key=lambda candidate: candidate[:2])
+        candidates: list[IpEntry] = []
+        for bits in range(prefix[1], -1, -1):
+            entries = named.get((prefix[0] >> (128 - bits) << (128 - bits), bits), ())
+            kept = [entry for entry in entries if not any(covers(hole, prefix) for hole in entry.holes)]
+            candidates += sorted(kept, key=lambda entry: -_STRICTNESS[entry.action])
         rules: list[PortRule] = []
-        for rule in [*(_port_rule(entry) for _, _, entry in candidates), self._last_rule()]:
+        for rule in [*map(_port_rule, candidates), self._last_rule()]:
             if not any(earlier.includes(rule) for earlier in rules):
                 rules.append(rule)
         if len(rules) > MAX_RULES_PER_NODE:

@@ -1,25 +1,30 @@
-"""What a `[[rule]]` means, and whether it can mean anything: one that can never match is an error."""
+"""What a `[[rule]]` means. What it cannot mean is an error, at the word that makes it so."""
 
 from __future__ import annotations
 
 import re
 from typing import Any, cast, get_args
 
-from ebpfaudit.profiles.addresses import AddressError, parse_networks, parse_port
+from ebpfaudit.profiles.conditions import ID, expand, read_conditions
 from ebpfaudit.profiles.draft import Item, check_keys
+from ebpfaudit.profiles.message import MessageError, parse_message
+from ebpfaudit.profiles.quantities import duration_ns, size_over
 from ebpfaudit.profiles.schema import (
-    CHOICES,
-    CONNECT_RESULTS,
     COUNT_KEYS,
     FIELDS,
-    IDENTITIES,
-    LATER_KEYS,
+    LIMIT_KEYS,
+    MARK_KEYS,
+    MAX_PARTS,
+    PART_KEYS,
     PERS,
     RULE_ACTIONS,
     SCOPES,
     SEVERITIES,
     Count,
+    Form,
     Kind,
+    Limit,
+    Mark,
     Part,
     Rule,
     Value,
@@ -28,53 +33,26 @@ from ebpfaudit.profiles.schema import (
 from ebpfaudit.profiles.source import nearest
 from ebpfaudit.verdicts import Action, Scope
 
-_UNITS_NS = {"ms": 10**6, "s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9}
-_DURATION = re.compile(r"(\d+)(ms|s|m|h)")
-_SIZE = re.compile(r"(?:over +)?(\d+(?:\.\d+)?) *(B|KiB|MiB|GiB|TiB)?")
-_SIZE_UNITS = {"": 1, "B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
-_RANGE = re.compile(r"\d+-\d+")
-_ID = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
+__all__ = ["build_rule", "duration_ns", "expand", "size_over"]
+
 _TECHNIQUE = re.compile(r"T\d{4}(\.\d{3})?")
-_TEXT_KEYS = ("severity", "technique", "message", "description", "scope", "action", "on")
-_COMM_BYTES = 15
-
-
-def size_over(text: str) -> int:
-    """Bytes of "over 1.5GiB"; raises ValueError."""
-    found = _SIZE.fullmatch(text.strip())
-    if found is None:
-        raise ValueError(f"'{text}' is not a size: write \"over 1GiB\"")
-    return int(float(found[1]) * _SIZE_UNITS[found[2] or ""])
-
-
-def duration_ns(text: str) -> int:
-    """Nanoseconds of "500ms", "10s", "5m" or "2h"; raises ValueError."""
-    found = _DURATION.fullmatch(text)
-    if found is None or not int(found[1]):
-        raise ValueError(f'\'{text}\' is not a duration: write "500ms", "10s", "5m" or "2h"')
-    return int(found[1]) * _UNITS_NS[found[2]]
-
-
-def expand(item: Item, values: list[Any], lists: dict[str, Item], what: str) -> list[Any]:
-    """`values` with each "@name" replaced by that list's."""
-    expanded: list[Any] = []
-    for value in values:
-        if not (isinstance(value, str) and value.startswith("@")):
-            expanded.append(value)
-        elif value[1:] in lists:
-            expanded += lists[value[1:]].value
-        else:
-            item.complain(f"{what}: unknown list '{value}'{nearest(value[1:], lists)}", value)
-    return list(dict.fromkeys(expanded))
+_TEXT_KEYS = ("severity", "technique", "message", "description", "scope", "action", "on", "within", "per")
+_MARK_LASTS = "10m"
+_MOST = 100_000
+_NO_SINGLE_VALUE = ("option", "mark", "ancestor", "size", "program")
+_NO_ACTION = {
+    "deny": "a rule judges what has happened and cannot deny; deny in a section, or kill",
+    "allow": "a rule cannot allow; use 'unless', or allow in a section; a rule that only sets a mark has no action",
+}
 
 
 def build_rule(item: Item, lists: dict[str, Item]) -> Rule | None:
-    """The rule, or None: then its source has at least one problem more."""
+    """The rule, or None: then there is at least one problem more."""
     return _RuleReader(item, lists).read()
 
 
 class _RuleReader:
-    """Reads one rule's table; complaints go to the rule's source."""
+    """Reads one rule's table; complaints go to where the wrong value stands."""
 
     def __init__(self, item: Item, lists: dict[str, Item]) -> None:
         self.item = item
@@ -82,203 +60,241 @@ class _RuleReader:
         self.lists = lists
         self.sound = True
 
-    def complain(self, problem: str, *path: str, token: object = None) -> None:
+    def complain(self, item: Item, problem: str, key: bool = False) -> None:
         self.sound = False
-        name = self.table["id"]
-        self.item.source.complain((*self.item.path, *path), f"rule '{name}': {problem}", token)
+        item.complain(f"rule '{self.table['id']}': {problem}", key)
 
     def read(self) -> Rule | None:
-        table = self.table
-        if not _ID.fullmatch(table["id"]):
-            self.complain("an id is lower-case words joined by '-'", "id")
+        table, item = self.table, self.item
+        if not ID.fullmatch(table["id"]):
+            self.complain(item.child("id"), "an id is lower-case words joined by '-'")
         for key in _TEXT_KEYS:
             if not isinstance(table.get(key, ""), str):
-                self.complain(f"'{key}' must be a string", key)
-                return None
-        kind = self._choice("on", get_args(Kind))
-        action = self._choice("action", RULE_ACTIONS)
-        scope = self._choice("scope", SCOPES, "tree")
-        severity = self._choice("severity", SEVERITIES, "")
+                self.complain(item.child(key), f"'{key}' must be a string")
+        if not self.sound:
+            return None
+        mark = self._mark()
+        action = self._action(has_mark=mark is not None)
+        scope = self._choice(item, table, "scope", SCOPES, "tree")
+        severity = self._choice(item, table, "severity", SEVERITIES, "")
         technique = table.get("technique", "")
         if technique and not _TECHNIQUE.fullmatch(technique):
-            self.complain(f"'{technique}' is not a technique like T1572 or T1021.004", "technique")
-        if not kind:
-            return None
-        when, unless = self._conditions(kind, "when"), self._conditions(kind, "unless")
-        count = self._count(kind, when)
-        self._check_possible(kind, when, unless)
-        if not self.sound or not action:
+            self.complain(
+                item.child("technique"), f"'{technique}' is not a technique like T1572 or T1021.004"
+            )
+        limit = self._limit(action)
+        form = self._form()
+        parts, within_ns, per = self._parts(form)
+        self._check_message(form, parts)
+        if not self.sound or form is None:
             return None
         return Rule(
-            table["id"], cast("Action", action), (Part(kind, when, unless, count),), scope=cast("Scope", scope),
-            severity=severity, technique=technique, message=table.get("message", ""),
-            description=table.get("description", ""),
+            table["id"], cast("Action", action), tuple(parts), form, within_ns, table.get("within", ""), per,
+            cast("Scope", scope), mark, limit, severity, technique, table.get("message", ""),
+            table.get("description", ""),
         )  # fmt: skip
 
-    def _choice(self, key: str, choices: tuple[str, ...], default: str | None = None) -> str:
-        value = self.table.get(key, default)
+    def _choice(
+        self,
+        item: Item,
+        table: dict[str, Any],
+        key: str,
+        choices: tuple[str, ...],
+        default: str | None = None,
+    ) -> str:
+        value = table.get(key, default)
         if value is None:
-            self.complain(f"needs '{key}', one of {', '.join(choices)}")
+            self.complain(item, f"needs '{key}', one of {', '.join(choices)}")
             return ""
         if value in choices or value == default:
             return str(value)
-        if key == "action" and value in ("deny", "allow"):
-            reason = {
-                "deny": "a rule judges what has happened and cannot deny; deny in a section, or kill",
-                "allow": "a rule cannot allow; use 'unless', or allow in a section",
-            }
-            self.complain(reason[value], key)
-        else:
-            hint = nearest(value, choices) or f"; one of {', '.join(choices)}"
-            self.complain(f"unknown {key} '{value}'{hint}", key, token=value)
+        hint = nearest(str(value), choices) or f"; one of {', '.join(choices)}"
+        self.complain(item.child(key), f"unknown {key} '{value}'{hint}")
         return ""
 
-    def _conditions(self, kind: str, key: str) -> dict[str, Values]:
-        table = self.table.get(key, {})
-        if not isinstance(table, dict):
-            self.complain(f"'{key}' is a table: {key} = {{ field = value }}", key)
-            return {}
-        conditions: dict[str, Values] = {}
-        for name, value in table.items():
-            if name in FIELDS[kind]:
-                if values := self._values(kind, key, name, value):
-                    conditions[name] = values
-            elif name in LATER_KEYS:
-                self.complain(f"'{name}' in '{key}' is not supported by this version", key, name)
-            else:
-                hint = nearest(name, FIELDS[kind]) or f"; it has {', '.join(FIELDS[kind])}"
-                self.complain(f"'{kind}' events have no field '{name}'{hint}", key, name)
-        return conditions
+    def _action(self, has_mark: bool) -> str:
+        action = self.table.get("action")
+        if action is None and has_mark:
+            return "allow"
+        if action in _NO_ACTION:
+            self.complain(self.item.child("action"), _NO_ACTION[action])
+            return ""
+        return self._choice(self.item, self.table, "action", RULE_ACTIONS)
 
-    def _values(self, kind: str, key: str, name: str, value: Any) -> Values:
-        if FIELDS[kind][name] == "size" and isinstance(value, dict) and list(value) == ["over"]:
-            value = f"over {value['over']}"
-        values = value if isinstance(value, list) else [value]
-        known = len(self.item.source.problems)
-        expanded = expand(self.item, values, self.lists, f"rule '{self.table['id']}'")
-        self.sound = self.sound and len(self.item.source.problems) == known
-        if not values:
-            self.complain(f"'{name}' has no values and can never match", key, name)
-        for each in expanded:
-            problem = _value_problem(kind, name, each, self.table)
-            if problem:
-                self.complain(problem, key, name, token=each)
-        return tuple(expanded)
+    def _form(self) -> Form | None:
+        """What kind of rule this is; complains about words of another."""
+        table, item = self.table, self.item
+        if "all" in table and "then" in table:
+            self.complain(item.child("then"), "has 'all' and 'then': a rule is one or the other", key=True)
+            return None
+        form: Form = "all" if "all" in table else "then" if "then" in table else "single"
+        misplaced = ("within", "per") if form == "single" else PART_KEYS
+        for key in misplaced:
+            if key in table and form == "single":
+                self.complain(
+                    item.child(key), f"'{key}' goes with 'all' or 'then', or into 'count'", key=True
+                )
+            elif key in table:
+                self.complain(item.child(key), f"'{key}' belongs into the parts of '{form}'", key=True)
+        return form
 
-    def _count(self, kind: str, when: dict[str, Values]) -> Count | None:
-        table = self.table.get("count")
-        if table is None:
+    def _parts(self, form: Form | None) -> tuple[list[Part], int, str]:
+        """The parts that could be read, the time for all of them, and what they have in common."""
+        if form is None:
+            return [], 0, ""
+        if form == "single":
+            part = self._part(self.item, "")
+            return [part] if part else [], 0, ""
+        per = self._choice(self.item, self.table, "per", PERS, "tree")
+        within_ns = self._duration(self.item, self.table, "within", f"'{form}' needs")
+        item = self.item.child(form, self.table[form])
+        if not isinstance(item.value, list) or not all(isinstance(table, dict) for table in item.value):
+            self.complain(
+                item, f'\'{form}\' is a list of parts: {form} = [{{ on = "exec" }}, {{ on = "connect" }}]'
+            )
+            return [], within_ns, per
+        if not 2 <= len(item.value) <= MAX_PARTS:
+            self.complain(item, f"'{form}' has 2 to {MAX_PARTS} parts, not {len(item.value)}")
+        parts = []
+        for each in item.children(item.value):
+            if not check_keys(each, each.value, PART_KEYS):
+                self.sound = False
+            if part := self._part(each, per):
+                parts.append(part)
+        return parts, within_ns, per
+
+    def _part(self, item: Item, per: str) -> Part | None:
+        """One part, or the whole of a "single" rule; `per`: what the parts' events have in common."""
+        table = item.value
+        kind = self._choice(item, table, "on", get_args(Kind))
+        if not kind:
             return None
+        failed = isinstance(table.get("when"), dict) and "error" in table["when"]
+        when, unless = (
+            read_conditions(
+                item.child(key, table.get(key, {})), kind, self.lists, self.complain, failed=failed
+            )
+            for key in ("when", "unless")
+        )
+        count = self._count(item, kind, when, per) if "count" in table else None
+        self._check_possible(item, kind, when, unless)
+        return Part(kind, when, unless, count)
+
+    def _count(self, part: Item, kind: str, when: dict[str, Values], shared_per: str) -> Count | None:
+        item = part.child("count", part.value["count"])
+        table = item.value
         if not isinstance(table, dict):
-            self.complain(
-                '\'count\' is a table: count = { over = 20, within = "10s", per = "tree" }', "count"
-            )
+            self.complain(item, "'count' is a table: count = { over = 20, within = \"10s\" }")
             return None
-        known = len(self.item.source.problems)
-        check_keys(self.item.source, (*self.item.path, "count"), table, COUNT_KEYS)
-        self.sound = self.sound and len(self.item.source.problems) == known
-        over, within, per = table.get("over"), table.get("within"), table.get("per", "tree")
-        distinct = table.get("distinct", "")
-        if type(over) is not int or not 1 <= over <= 100_000:
-            self.complain("count needs 'over', a number from 1 to 100000", "count")
-        elif len(when.get(distinct, ())) <= over and all(map(_is_exact, when.get(distinct, ("*",)))):
-            self.complain(f"can never count over {over}: 'when' permits fewer of '{distinct}'", "count")
-        if per not in PERS:
-            self.complain(f"unknown per '{per}'{nearest(str(per), PERS)}", "count")
-        if distinct and (distinct not in FIELDS[kind] or distinct == "bytes"):
+        if not check_keys(item, table, COUNT_KEYS):
+            self.sound = False
+        over, distinct = table.get("over"), table.get("distinct", "")
+        if type(over) is not int or not 1 <= over <= _MOST:
+            self.complain(item.child("over"), f"count needs 'over', a number from 1 to {_MOST}")
+        elif len(when.get(str(distinct), ())) <= over and all(
+            map(_is_exact, when.get(str(distinct), ("*",)))
+        ):
+            self.complain(item, f"can never count over {over}: 'when' permits fewer of '{distinct}'")
+        if distinct != "" and FIELDS[kind].get(str(distinct), "size") in _NO_SINGLE_VALUE:
+            known = [name for name, field_type in FIELDS[kind].items() if field_type not in _NO_SINGLE_VALUE]
             self.complain(
-                f"cannot count distinct '{distinct}'{nearest(str(distinct), FIELDS[kind])}", "count"
+                item.child("distinct"), f"cannot count distinct '{distinct}'{nearest(str(distinct), known)}"
             )
+        per = shared_per or self._choice(item, table, "per", PERS, "tree")
+        if shared_per and "per" in table:
+            self.complain(
+                item.child("per"), "the count of a part has no 'per': it takes the rule's", key=True
+            )
+        within_ns = self._duration(item, table, "within", "count needs")
+        if not self.sound or type(over) is not int:
+            return None
+        return Count(over, within_ns, table["within"], per, distinct)
+
+    def _duration(self, item: Item, table: dict[str, Any], key: str, needs: str) -> int:
+        """0 where there is none; then it has been complained about."""
+        value = table.get(key)
+        if value is None:
+            self.complain(item, f"{needs} '{key}', such as {key} = \"5m\"")
+            return 0
         try:
-            within_ns = duration_ns(str(within))
+            return duration_ns(str(value))
         except ValueError as error:
-            self.complain(f"count within: {error}", "count")
-            return None
-        return Count(over, within_ns, str(within), per, distinct) if self.sound else None  # type: ignore[arg-type]
+            self.complain(item.child(key), f"{key}: {error}")
+            return 0
 
-    def _check_possible(self, kind: str, when: dict[str, Values], unless: dict[str, Values]) -> None:
+    def _mark(self) -> Mark | None:
+        if "mark" not in self.table:
+            return None
+        item = self.item.child("mark", self.table["mark"])
+        table = {"name": item.value} if isinstance(item.value, str) else item.value
+        if not isinstance(table, dict) or not isinstance(table.get("name"), str):
+            self.complain(item, '\'mark\' is a name, or { name = "fetched", for = "10m", scope = "process" }')
+            return None
+        if not check_keys(item, table, MARK_KEYS):
+            self.sound = False
+        if not ID.fullmatch(table["name"]):
+            self.complain(item.child("name"), "the name of a mark is lower-case words joined by '-'")
+        lasts = {"for": _MARK_LASTS} | table
+        for_ns = self._duration(item, lasts, "for", "mark needs")
+        scope = self._choice(item, table, "scope", SCOPES, "process")
+        return Mark(table["name"], for_ns, str(lasts["for"]), cast("Scope", scope))
+
+    def _limit(self, action: str) -> Limit | None:
+        if "limit" not in self.table:
+            return None
+        item = self.item.child("limit", self.table["limit"])
+        table = item.value
+        if not isinstance(table, dict):
+            self.complain(item, '\'limit\' is a table: limit = { to = 5, within = "1m", per = "episode" }')
+            return None
+        if action in ("freeze", "kill", "allow"):
+            reason = "gives no verdicts" if action == "allow" else f"would let a '{action}' go undone"
+            self.complain(item, f"'limit' is for 'log' and 'alert': here it {reason}", key=True)
+        if not check_keys(item, table, LIMIT_KEYS):
+            self.sound = False
+        most = table.get("to")
+        if type(most) is not int or not 1 <= most <= _MOST:
+            self.complain(item.child("to"), f"limit needs 'to', a number from 1 to {_MOST}")
+            return None
+        within_ns = self._duration(item, table, "within", "limit needs")
+        per = self._choice(item, table, "per", PERS, "episode")
+        return Limit(most, within_ns, str(table.get("within")), per)
+
+    def _check_message(self, form: Form | None, parts: list[Part]) -> None:
+        """Every {field} is one of the event that the verdict is on: of "all", that may be any part's."""
+        item = self.item.child("message", self.table.get("message", ""))
+        try:
+            pieces = parse_message(item.value)
+        except MessageError as error:
+            self.complain(item, str(error))
+            return
+        kinds = dict.fromkeys(part.on for part in (parts if form == "all" else parts[-1:]))
+        for kind in kinds:
+            for _, name in pieces:
+                if name and name not in FIELDS[kind]:
+                    why = ", which may complete the rule," if len(kinds) > 1 else ""
+                    hint = nearest(name, FIELDS[kind])
+                    self.complain(item, f"message: '{kind}' events{why} have no field '{{{name}}}'{hint}")
+
+    def _check_possible(
+        self, part: Item, kind: str, when: dict[str, Values], unless: dict[str, Values]
+    ) -> None:
         if unless and all(set(when.get(name, ("",))) <= set(values) for name, values in unless.items()):
-            self.complain("can never match: 'unless' takes back all that 'when' gives", "unless")
+            self.complain(
+                part.child("unless"), "can never match: 'unless' takes back all that 'when' gives", key=True
+            )
         if kind != "connect":
             return
         families, protocols = when.get("family", ()), when.get("protocol", ())
+        condition = part.child("when")
         if families == ("unix",) and "port" in when:
-            self.complain("can never match: a Unix socket has no port", "when", "port")
+            self.complain(condition.child("port"), "can never match: a Unix socket has no port", key=True)
         if when.get("result") == ("ok",) and protocols and "tcp" not in protocols:
-            self.complain("can never match: only TCP tells that a connection came about", "when", "result")
+            problem = "can never match: only TCP tells that a connection came about"
+            self.complain(condition.child("result"), problem, key=True)
 
 
 def _is_exact(value: Value) -> bool:
     return isinstance(value, int) or not re.search(
         r"[*?\[/-]|^(private|public|any|loopback|multicast|metadata)$", value
     )
-
-
-def _value_problem(kind: str, name: str, value: object, table: dict[str, Any]) -> str:
-    """Why `value` cannot stand for field `name`, or ""."""
-    field_type = FIELDS[kind][name]
-    if field_type == "flag":
-        return "" if isinstance(value, bool) else f"'{name}' is true or false"
-    if field_type == "number":
-        return _number_problem(name, value)
-    if not isinstance(value, str) or not value:
-        return f"'{name}' needs a string that is not empty"
-    if value.startswith(IDENTITIES):
-        return f"'{value}' is not supported by this version"
-    if field_type == "size":
-        return _size_problem(value)
-    if field_type == "dst":
-        return _destination_problem(value)
-    if field_type == "choice" and value not in CHOICES[name]:
-        hint = nearest(value, CHOICES[name]) or f"; one of {', '.join(CHOICES[name])}"
-        return f"'{name}' is never '{value}'{hint}"
-    if (
-        field_type == "path"
-        and value[0] not in "/*?["
-        and not value.startswith("memfd:")
-        and "error" not in table["when"]
-    ):
-        return f"'{name}' is a full path and can never be '{value}'; write '*/{value}'"
-    if name == "comm" and not re.search(r"[*?\[]", value) and len(value.encode()) > _COMM_BYTES:
-        return f"'comm' holds {_COMM_BYTES} bytes and can never be '{value}'; use 'exe'"
-    if name == "result" and kind == "connect" and not re.fullmatch(r"[A-Z0-9*?\[\]]+", value):
-        return (
-            ""
-            if value in CONNECT_RESULTS
-            else f"'result' is never '{value}'{nearest(value, CONNECT_RESULTS)}"
-        )
-    return ""
-
-
-def _number_problem(name: str, value: object) -> str:
-    if type(value) is int:
-        low = high = value
-    elif isinstance(value, str) and _RANGE.fullmatch(value):
-        low, high = (int(part) for part in value.split("-"))
-    else:
-        return f"'{name}' needs a number or \"LOW-HIGH\", not '{value}'"
-    if name == "port":
-        try:
-            parse_port(f"{low}-{high}")
-        except AddressError as error:
-            return str(error)
-    return "" if 0 <= low <= high else f"'{name}' can never be '{value}'"
-
-
-def _size_problem(value: str) -> str:
-    try:
-        size_over(value)
-    except ValueError as error:
-        return str(error)
-    return ""
-
-
-def _destination_problem(value: str) -> str:
-    """A rule's dst: an address, a CIDR, a set, or a glob of Unix paths."""
-    if value.startswith("unix:"):
-        return "" if len(value) > len("unix:") else "'unix:' needs a path"
-    try:
-        parse_networks(value)
-    except AddressError as error:
-        return f"{error}{'; ports belong in the field port' if ':' in value else ''}"
-    return ""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 from msgspec import Struct
 
+from ebpfaudit.profiles.identity import is_identity, parse_identity
 from ebpfaudit.verdicts import Action, Scope
 
 if TYPE_CHECKING:
@@ -36,6 +37,9 @@ PART_KEYS = ("on", "when", "unless", "count")
 COUNT_KEYS = ("distinct", "over", "within", "per")
 MARK_KEYS = ("name", "for", "scope")
 LIMIT_KEYS = ("to", "within", "per")
+MAX_PARTS = 8
+MAX_MARKS = 32
+"""Names of marks that one profile may set: an episode keeps them as bits."""
 
 LATER_KEYS = frozenset({"require", "gate", "first"})
 """Words of the language that later versions understand: an error here, never ignored."""
@@ -44,7 +48,18 @@ IDENTITIES = ("same-as:", "sha256:")
 """How a value begins that names a program by its content: a known file's path, or a hash in hexadecimal."""
 
 FieldType = Literal[
-    "text", "path", "program", "words", "option", "number", "flag", "dst", "size", "choice", "mark", "ancestor"
+    "text",
+    "path",
+    "program",
+    "words",
+    "option",
+    "number",
+    "flag",
+    "dst",
+    "size",
+    "choice",
+    "mark",
+    "ancestor",
 ]
 """What a field's values are and how they match. "path" and "program" may be globs; "program" (several paths for one
 process) and the path `exe` may also be identities."""
@@ -191,3 +206,18 @@ class Profile(Struct, frozen=True):
     exec_deny: tuple[str, ...]
     """Executables that may not run: full paths, globs within a folder, identities."""
     rules: tuple[Rule, ...]
+
+    @property
+    def identities(self) -> tuple[frozenset[str], frozenset[str]]:
+        """Paths of all "same-as:" and hashes of all "sha256:" anywhere in it."""
+        texts = {text for text in self.exec_deny if is_identity(text)}
+        for rule in self.rules:
+            for part in rule.parts:
+                for conditions in (part.when, part.unless):
+                    for name in ("exe", "program"):
+                        texts.update(str(each) for each in conditions.get(name, ()) if is_identity(str(each)))
+        pairs = [parse_identity(text) for text in texts]
+        return (
+            frozenset(value for kind, value in pairs if kind == "same-as"),
+            frozenset(value for kind, value in pairs if kind == "sha256"),
+        )

@@ -35,11 +35,12 @@ def connect(
 
 
 def execute(
-    exe=b"true\0bin\0usr\0", cwd=b"work\0", filename=b"/usr/bin/true\0", argv=b"true\0", flags=0, total=None
-):
+    exe=b"true\0bin\0usr\0", cwd=b"work\0", filename=b"/usr/bin/true\0", argv=b"true\0", flags=0, total=None,
+    stdio=(b"\0" * 16, 0, 0),
+):  # fmt: skip
     fixed = layout.EXEC_RECORD.layout.pack(
         *header(layout.EXEC), 77, (254 << 20) | 3, 39, flags, 0, len(exe), len(cwd), len(filename), len(argv),
-        len(argv) if total is None else total,
+        len(argv) if total is None else total, *stdio,
     )  # fmt: skip
     return fixed + exe + cwd + filename + argv
 
@@ -131,6 +132,19 @@ def test_a_memory_file_and_a_deleted_one():
     memory, deleted = batch[1]
     assert (memory.exe, memory.memfd, memory.deleted) == ("memfd:evil", True, True)
     assert (deleted.exe, deleted.memfd, deleted.deleted) == ("/tmp/x", False, True)
+
+
+def test_a_socket_among_the_standard_descriptors():
+    batch, _ = decode(
+        execute(),
+        execute(stdio=(MAPPED + bytes([203, 0, 113, 9]), 4444, 4)),
+        execute(stdio=(MAPPED + bytes([203, 0, 113, 9]), 4445, 6)),
+        execute(stdio=(b"\xfd" + b"\0" * 14 + b"\1", 9, 6)),
+        execute(stdio=(b"\0" * 16, 0, 6)),
+    )
+    assert [(event.stdio, event.stdio_port) for event in batch[1]] == [
+        ("", 0), ("203.0.113.9", 4444), ("203.0.113.9", 4445), ("fd00::1", 9), ("::", 0),
+    ]  # fmt: skip
 
 
 def test_a_cut_argument_block_says_so():

@@ -18,7 +18,7 @@ from ebpfaudit.events import (
     Seen,
     Step,
 )
-from ebpfaudit.policy import evaluator as evaluator_module
+from ebpfaudit.policy import remembered
 from ebpfaudit.policy.evaluator import Evaluator
 from ebpfaudit.profiles.load import load_profile, parse_profile
 from ebpfaudit.verdicts import Verdict
@@ -243,8 +243,8 @@ def test_count_of_a_process_ends_with_it():
         evaluator.evaluate(connect(pid=pid))
         evaluator.evaluate(Exit(1, pid, 1))
 
-    (compiled,) = evaluator._rules["connect"]
-    assert len(compiled.windows) == 0
+    (state,) = evaluator.states
+    assert [len(table) for _, table in state.tables()] == [0]
 
 
 def test_section_comes_first_and_rules_in_the_order_of_the_profile():
@@ -263,14 +263,14 @@ def test_value_of_a_verdict_is_cut():
 
 
 def test_what_is_remembered_is_bounded(monkeypatch):
-    monkeypatch.setattr(evaluator_module, "MAX_REMEMBERED", 100)
+    monkeypatch.setattr(remembered, "MAX_REMEMBERED", 100)
     evaluator = Evaluator(load_profile("coding-agent"))
     for number in range(2000):
         evaluator.evaluate(connect(f"10.0.{number >> 8}.{number & 255}", pid=number % 7))
         evaluator.evaluate(execute(f"/bin/{number}", pid=number % 7))
 
-    held = sum(len(answers) for answers in evaluator._by_identity.values())
-    assert held + len(evaluator._by_identity) + len(evaluator._exec_answers) + len(evaluator._memories) <= 210
+    held = sum(len(answers) for answers, _ in evaluator._by_image.values())
+    assert held + len(evaluator._by_image) + len(evaluator._exec_answers) + len(evaluator._memories) <= 210
 
 
 pids = st.integers(1, 4)
@@ -369,7 +369,5 @@ def test_remembering_changes_no_verdict(profile, stream):
     remembering, forgetful = Evaluator(profile), Evaluator(profile)
 
     for event in stream:
-        forgetful._memories.clear()
-        forgetful._by_identity.clear()
-        forgetful._exec_answers.clear()
+        forgetful.forget()
         assert remembering.evaluate(event) == forgetful.evaluate(event)

@@ -3,7 +3,8 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ebpfaudit.policy.windows import MAX_KEYS, Windows
+from ebpfaudit.policy.bounds import MAX_KEYS
+from ebpfaudit.policy.windows import Windows
 from ebpfaudit.profiles.schema import Count
 
 

@@ -1,0 +1,227 @@
+"""Which rules can an event concern at all? Found in a time that hardly grows with their number.
+
+A set of rules' parts is an integer, one bit each. Each field has an index: from a value to the parts whose
+test on that field may pass, or that have none. The conjunction over the fields leaves few candidates, and
+these are tested in full (`CompiledPart.find`): an index may let too much pass, never too little.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Sequence
+from functools import reduce
+from operator import or_
+from typing import Any, NamedTuple
+
+from ebpfaudit.policy.compiled import CompiledPart
+from ebpfaudit.policy.facts import Facts, Getter, getter, is_of_event
+from ebpfaudit.policy.matching import fold_spans, longest_literal, spans_of, split_identities
+from ebpfaudit.policy.options import option_name
+from ebpfaudit.policy.remembered import Remembered, Room
+from ebpfaudit.policy.texts import GRAM, TextIndex
+from ebpfaudit.profiles.quantities import size_over
+from ebpfaudit.profiles.schema import FIELDS
+
+_COSTS = ("number", "flag", "choice", "ancestor", "size", "text", "path", "dst", "program", "words")
+_WORDS = ("option", "argv", "cmdline")
+"""Fields that are tested word by word, the most telling first: of several in one part, only one is indexed."""
+_OF_IMAGE = ("exe", "script", "memfd", "deleted", "temporary", "via_linker", "error")
+"""Fields of an exec that are the same whenever the same file is executed in the same way."""
+_NOT_INDEXED = ("mark", "inline_code")
+
+Look = Callable[[Any], int]
+
+
+class _Field(NamedTuple):
+    tested: int
+    """The parts that have a test on it."""
+    get: Getter
+    look: Look
+    """From its value to the parts that remain."""
+
+
+class Index:
+    """The parts about one kind of event."""
+
+    def __init__(self, kind: str, parts: Sequence[CompiledPart], room: Room) -> None:
+        self.all = (1 << len(parts)) - 1
+        self._kind = kind
+        self._parts = parts
+        self._room = room
+        names = [name for name in FIELDS[kind] if any(name in part.part.when for part in parts)]
+        names.sort(key=lambda name: _cost(kind, name))
+        fields = [(name, field) for name in names if (field := self._field(name)) is not None]
+        if words := self._words():
+            fields.append(("argv", words))
+        self._fields = [field for _, field in fields]
+        self._by_group = {
+            "event": [field for name, field in fields if is_of_event(kind, name)],
+            "process": [field for name, field in fields if not is_of_event(kind, name)],
+            "image": [field for name, field in fields if name in _OF_IMAGE],
+            "rest": [field for name, field in fields if name not in _OF_IMAGE],
+        }
+
+    def of_event(self, facts: Facts, candidates: int) -> int:
+        """Those of `candidates` that the event's own fields leave."""
+        return self._narrow("event", facts, candidates)
+
+    def of_process(self, facts: Facts, candidates: int) -> int:
+        """Those that the fields of the process, and of the episode's setting, leave."""
+        return self._narrow("process", facts, candidates)
+
+    def of_image(self, facts: Facts, candidates: int) -> int:
+        """Those that an exec's file, and how it was started, leave."""
+        return self._narrow("image", facts, candidates)
+
+    def of_rest(self, facts: Facts, candidates: int) -> int:
+        """Those that all else about an exec leaves."""
+        return self._narrow("rest", facts, candidates)
+
+    def members(self, candidates: int) -> Iterable[CompiledPart]:
+        """The parts of a set, in their order."""
+        while candidates:
+            lowest = candidates & -candidates
+            candidates ^= lowest
+            yield self._parts[lowest.bit_length() - 1]
+
+    def _narrow(self, group: str, facts: Facts, candidates: int) -> int:
+        for tested, get, look in self._by_group[group]:
+            if candidates & tested:
+                candidates &= look(get(facts))
+                if not candidates:
+                    return 0
+        return candidates
+
+    def _field(self, name: str) -> _Field | None:
+        """The index of one field, but of those that are tested word by word."""
+        if name in _WORDS or name in _NOT_INDEXED:
+            return None
+        bits: dict[Any, int] = {}
+        for part in self._parts:
+            for value in part.part.when.get(name, ()):
+                bits[value] = bits.get(value, 0) | 1 << part.position
+        tested = reduce(or_, bits.values())
+        others = self.all & ~tested
+        get = getter(self._kind, name)
+        field_type = FIELDS[self._kind][name]
+        if field_type == "flag":
+            passing = {flag: others | bits.get(flag, 0) for flag in (True, False)}
+            return _Field(tested, get, lambda flag: passing[bool(flag)])
+        if field_type in ("number", "size"):
+            look_up = _number_index(bits, field_type)
+            return _Field(tested, get, lambda number: others | look_up(number))
+        if field_type == "dst":
+            find = _destination_index(bits)
+            return _Field(tested, get, lambda destination: others | find(destination))
+        if field_type == "ancestor":
+            return _Field(tested, get, self._lineage_index(name, tested, others))
+        return self._paths(name, bits, tested, others)
+
+    def _paths(self, name: str, bits: dict[Any, int], tested: int, others: int) -> _Field:
+        """Of a text, or of the several texts that are a process's programs."""
+        identities, _ = split_identities(tuple(bits))
+        by_content = reduce(or_, (bits[text] for text in identities), 0)
+        index = TextIndex({text: found for text, found in bits.items() if text not in identities})
+        known: Remembered[str, int] = Remembered(lambda text: others | index.find(text), self._room)
+        get = getter(self._kind, name)
+        if not by_content and name != "program":
+            return _Field(tested, get, known.__getitem__)
+
+        def look(facts: Facts) -> int:
+            value = get(facts)
+            found = others if name == "program" else known[value]
+            for path in value if name == "program" else ():
+                found |= known[path]
+            return found | by_content if facts.process.identities else found
+
+        return _Field(tested, lambda facts: facts, look)
+
+    def _lineage_index(self, name: str, tested: int, others: int) -> Look:
+        parts = [part for part in self._parts if name in part.part.when]
+        tests = [(1 << part.position, test) for part in parts for test in part.tests if test.name == name]
+
+        def find(lineage: int) -> int:
+            return others | sum(bit for bit, test in tests if test.match(lineage) is not None)
+
+        return Remembered(find, self._room).__getitem__
+
+    def _words(self) -> _Field | None:
+        """Tests on the arguments. Each word is looked at once; what a word means is remembered."""
+        by_field: dict[str, dict[str, int]] = {name: {} for name in _WORDS}
+        tested = 0
+        for part in self._parts:
+            name = next((name for name in _WORDS if name in part.part.when), "")
+            asked = _asked_of_words(name, map(str, part.part.when[name])) if name else None
+            if asked is not None:
+                tested |= 1 << part.position
+                for text in asked:
+                    by_field[name][text] = by_field[name].get(text, 0) | 1 << part.position
+        if not tested:
+            return None
+        others = self.all & ~tested
+        index = TextIndex(by_field["argv"], by_field["cmdline"])
+        options = by_field["option"]
+        letters = {name[1]: found for name, found in options.items() if len(name) == 2 and name[1] != "-"}
+
+        def find(word: str) -> int:
+            found = index.find(word)
+            if options and word[:1] == "-":
+                found |= options.get(word.partition("=")[0], 0)
+                if word[1:2] != "-":
+                    for letter, passing in letters.items():
+                        if letter in word:
+                            found |= passing
+            return found
+
+        known = Remembered(find, self._room)
+
+        def look(argv: tuple[str, ...]) -> int:
+            found = others
+            for word in argv:
+                found |= known[word]
+            return found
+
+        return _Field(tested, getter(self._kind, "argv"), look)
+
+
+def _cost(kind: str, name: str) -> int:
+    field_type = FIELDS[kind][name]
+    return _COSTS.index(field_type) if field_type in _COSTS else len(_COSTS)
+
+
+def _asked_of_words(name: str, values: Iterable[str]) -> list[str] | None:
+    """What some word must meet (argv), be (option) or hold (cmdline) wherever one of `values` is met; None if that
+    cannot be said: a literal that is too short to look for."""
+    if name == "option":
+        return [option_name(value) for value in values]
+    if name == "argv":
+        return list(values)
+    literals = [max(longest_literal(value).split(" "), key=len) for value in values]
+    return literals if all(len(literal) >= GRAM for literal in literals) else None
+
+
+def _number_index(bits: dict[Any, int], field_type: str) -> Look:
+    spans: list[tuple[int, int, int]] = []
+    for value, found in bits.items():
+        if field_type == "size":
+            spans.append((size_over(str(value)) + 1, 1 << 64, found))
+        elif isinstance(value, int):
+            spans.append((value, value, found))
+        else:
+            low, high = value.split("-")
+            spans.append((int(low), int(high), found))
+    bounds, folds = fold_spans(spans, lambda items: reduce(or_, items, 0))
+    return lambda number: folds[bisect_right(bounds, number)]
+
+
+def _destination_index(bits: dict[Any, int]) -> Look:
+    spans = [(low, high, found) for text, found in bits.items() for low, high in spans_of(str(text))]
+    bounds, folds = fold_spans(spans, lambda items: reduce(or_, items, 0))
+    sockets = TextIndex({text: found for text, found in bits.items() if str(text).startswith("unix:")})
+
+    def find(destination: int | str) -> int:
+        if isinstance(destination, str):
+            return sockets.find(destination)
+        return folds[bisect_right(bounds, destination)]
+
+    return find
