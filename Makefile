@@ -3,7 +3,7 @@ PYTHON := .venv/bin/python
 TESTS  ?= tests
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint unit golden bench setup clean
+.PHONY: help run test lint unit golden bench workloads setup clean
 
 help: ## Say what can be made
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## /\1\t/' | expand -t 10
@@ -35,11 +35,15 @@ unit: ## The tests that need neither root nor bcc
 
 golden: ## Rewrite the expected verdicts of the profiles' fixtures; review the diff
 	@./setup.sh unit
-	EBPFAUDIT_WRITE_GOLDEN=1 $(PYTHON) -m pytest tests/unit/test_profile_fixtures.py
+	.venv/bin/ebpfaudit profile test --update
 
 bench: ## Measure: slow-down, throughput, time to kill, start-up, memory, trail size (root)
 	@./setup.sh run
 	$(PYTHON) -m benchmarks
+
+workloads: ## Do ordinary work under coding-agent and write docs/workloads.md; installs what it needs (root)
+	@./setup.sh run
+	$(PYTHON) -m tests.workloads --install --write docs/workloads.md
 
 setup: ## Only set up
 	@./setup.sh test

@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import os
 
-from benchmarks import latency, overhead, size, startup, throughput
+from benchmarks import evaluator, latency, overhead, size, startup, throughput
 from benchmarks.audit import need_root, workshop
 
 _ALL = {
     "startup": startup.report, "overhead": overhead.report, "latency": latency.report,
-    "throughput": throughput.report, "size": size.report,
+    "throughput": throughput.report, "size": size.report, "evaluator": evaluator.report,
 }  # fmt: skip
 
 

@@ -70,7 +70,7 @@ class Process:
         self.marks: Marks = ()
         self.tree_marks: Marks = ()
         """Of the head of a tree: the marks of the whole tree."""
-        self.touched: list[Any] | None = None
+        self.touched: set[Any] | None = None
         """The tables that hold something under this process's key, to be dropped with it."""
 
     @property

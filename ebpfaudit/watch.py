@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from ebpfaudit.enforce.cgroup import Cgroup
+from ebpfaudit.enforce.cgroup import PARENT, Cgroup
 from ebpfaudit.episodes import Item, Recorder
 from ebpfaudit.errors import UsageError
-from ebpfaudit.events import EpisodeStart, Event
+from ebpfaudit.events import EpisodeEnd, EpisodeStart, Event, Exec, Exit, Fork, Lost, Step
 from ebpfaudit.kernel import bpf, served
 from ebpfaudit.kernel.compile import EPISODES_MAX, Compiler
 from ebpfaudit.kernel.gpu import GpuTables
@@ -63,6 +63,44 @@ class Watched:
         self._take(self.name, items)
 
 
+class Untagged(Watched):
+    """What belongs to no episode, as far as the probes know: they learn of an episode a moment after it begins.
+
+    Whoever executes a program inside an episode's cgroup is the episode's from then on, with all its descendants.
+    """
+
+    def __init__(self, take: Take, evaluator: Evaluator, owner_of: Callable[[int], Watched | None]) -> None:
+        super().__init__(0, "", take, evaluator)
+        self._owner_of = owner_of
+        self._strays: dict[tuple[int, int], Watched] = {}
+
+    def judge(self, events: Sequence[Event]) -> None:
+        own: list[Event] = []
+        for event in events:
+            owner = self._owner(event)
+            if owner is None:
+                own.append(event)
+                continue
+            super().judge(own)
+            own = []
+            owner.judge([event])
+        super().judge(own)
+
+    def _owner(self, event: Event) -> Watched | None:
+        if isinstance(event, Lost | EpisodeStart | EpisodeEnd | Step):
+            return None
+        owner = self._strays.get(event.process)
+        if owner is None:
+            owner = self._owner_of(event.pid) if isinstance(event, Exec) else None
+            if owner is not None:
+                self._strays[event.process] = owner
+        elif isinstance(event, Fork):
+            self._strays[event.child, event.child_start] = owner
+        elif isinstance(event, Exit):
+            del self._strays[event.process]
+        return owner
+
+
 class Watch:
     """A running trace. `turn` handles what has happened; `lost` counts what nobody will ever see."""
 
@@ -81,6 +119,7 @@ class Watch:
         self._wanted = wanted
         self._watched: dict[int, Watched] = {}
         self._known: dict[str, int] = {}
+        self._by_cgroup: dict[str, Watched] = {}
         self._next_number = _FOLLOWED + 1
         self._next_look_ns = self._next_count_ns = 0
 
@@ -106,12 +145,31 @@ class Watch:
 
     def add(self, number: int, name: str) -> Watched:
         """From now on, what has this number goes by this name, and is judged as one episode."""
-        evaluator = None
-        if self._profile is not None:
-            evaluator = self._evaluators.setdefault(name, Evaluator(self._profile))
-        watched = self._watched[number] = Watched(number, name, self._take, evaluator)
+        profile = self._profile
+        evaluator = None if profile is None else self._evaluators.setdefault(name, Evaluator(profile))
+        watched = Watched(number, name, self._take, evaluator)
+        if not number and evaluator is not None:
+            watched = Untagged(self._take, evaluator, self._owner_of)
+        self._watched[number] = watched
         self._pipeline.add(watched)
         return watched
+
+    def _owner_of(self, pid: int) -> Watched | None:
+        """The episode in whose cgroup a process is; one that has only just begun is looked up."""
+        try:
+            lines = Path(f"/proc/{pid}/cgroup").read_text().splitlines()
+        except OSError:
+            return None
+        place = next((line.removeprefix("0::") for line in lines if line.startswith("0::")), "")
+        if f"/{PARENT}/" not in place:
+            return None
+        for look_again in (True, False):
+            for cgroup, watched in self._by_cgroup.items():
+                if place.endswith(cgroup) or f"{cgroup}/" in place:
+                    return watched
+            if look_again:
+                self.look_for_episodes()
+        return None
 
     def look_for_episodes(self) -> None:
         """Give the processes of episodes that other commands audit their names."""
@@ -134,6 +192,8 @@ class Watch:
     def _adopt(self, watched: Watched, registration: Registration) -> None:
         """By cgroup for those to come, and by the auditor's own tags, which also know who left the cgroup."""
         number = watched.number
+        if registration.cgroup:
+            self._by_cgroup[f"/{PARENT}/{Path(registration.cgroup).name}"] = watched
         pids = _tagged_elsewhere(registration)
         if registration.cgroup and Path(registration.cgroup).is_dir():
             self._tables.tag_cgroup(number, os.stat(registration.cgroup).st_ino)

@@ -358,7 +358,8 @@ int on_tcp_state(struct bpf_raw_tracepoint_args *ctx)
 	return 0;
 }
 
-#ifdef OFF_unix_address_name
+#if defined(OFF_unix_address_name) && defined(OFF_file_private_data) && defined(OFF_socket_sk)
+#define KNOWS_UNIX_PEER
 /* A path says little: a link, or another spelling, leads to the same socket. Once connected, the server's own name for
  * it is known; where an entry kills for that, the process ends before it can send a word. Entries that merely deny
  * stay with the path that was given: it is too late to refuse. */
@@ -420,7 +421,7 @@ static __always_inline void judge_unix_peer(u64 descriptor)
  * state change to show. */
 int on_connect_exit(struct syscall_exit *ctx)
 {
-#ifdef OFF_unix_address_name
+#ifdef KNOWS_UNIX_PEER
 	if (ctx->result == 0) {
 		struct syscall_arguments arguments = {};
 		read_syscall_arguments(&arguments);

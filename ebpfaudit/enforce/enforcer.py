@@ -156,7 +156,7 @@ class Enforcer:
             for candidate in (process, process.tree):
                 if (candidate.pid, candidate.start) == key:
                     return candidate
-        return None
+        return self._processes.find(*key)  # ended, and what it ran was found out late
 
     def _target(self, process: Process | None, scope: Scope) -> tuple[Scope, Target | None]:
         """Whom to act on. A tree that is the root's, or all that is left, is the episode."""

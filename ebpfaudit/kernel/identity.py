@@ -43,6 +43,8 @@ _TOLD_MAX = 4096
 """Paths whose errors were told once are kept until there are so many."""
 
 _END_MS = 1000
+_NICE = -10
+"""Sooner than what it identifies, and at most for as long as it takes to read that: what was read is remembered."""
 
 _DONE, _FAILED = 0, 1
 
@@ -163,6 +165,8 @@ def _serve(
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGTSTP):
             signal.signal(number, signal.SIG_IGN)
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+        with contextlib.suppress(OSError):
+            os.nice(_NICE)
         kept = channel.detach()
         os.closerange(3, kept)  # the probes are not ours to hold
         os.closerange(kept + 1, os.sysconf("SC_OPEN_MAX"))

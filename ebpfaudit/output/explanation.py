@@ -63,7 +63,8 @@ def _rules_lines(explained: Explained, everything: bool) -> Iterator[tuple[str, 
     yield "", ""
     others = ", ".join(f"{count} about {kind}" for kind, count in explained.others.items())
     count = len({rule.rule for rule in explained.rules})
-    yield f"  rules: {count} considered{f'; not asked: {others}' if others else ''}", ""
+    considered = f"rules: {count} considered" if count else "no rule is about such events"
+    yield f"  {considered}{f'; not asked: {others}' if others else ''}", ""
     for rule in matching:
         yield from _rule_lines(rule, rule.rule in explained.fired)
     for rule in shown:
@@ -75,7 +76,7 @@ def _rules_lines(explained: Explained, everything: bool) -> Iterator[tuple[str, 
 def _rule_lines(examined: Examined, fired: bool) -> Iterator[tuple[str, str]]:
     part = f" part {examined.part + 1} of {examined.parts} ({examined.form})" if examined.parts > 1 else ""
     if examined.matches:
-        word, style = ("fired", YELLOW) if fired else ("matched", GREEN)
+        word, style = ("fired", YELLOW) if fired else ("matched, not fired", GREEN)
     else:
         word, style = f"missed by {misses(examined)}", DIM
     yield f"  {word}: {examined.rule}{part}", style

@@ -34,14 +34,13 @@ def difference(outcome: Outcome) -> list[Row]:
     """By line of the story what was said on it, one item for each event."""
     for line, _, rows in _said(outcome):
         below.setdefault(line, []).append(rows)
-    width = max((len(text) for text in unfold((*outcome.expected, *outcome.got))), default=0)
     shown = []
     for number, text in _story_lines(outcome.fixture, set(below)):
         shown.append(Row("", f"{number:5}  {text}"))
         for _, alike in groupby(below.get(number, []), key=lambda rows: [row[:2] for row in rows]):
             rows, *others = alike
             times = f" x{len(others) + 1}" if others else ""
-            shown += [row._replace(text=f"{row.text + times:{width + len(times)}}") for row in rows]
+            shown += [row._replace(text=row.text + times) for row in rows]
     return shown
 
 
@@ -67,8 +66,10 @@ def difference_text(outcome: Outcome, colour: bool = False) -> str:
     """`difference` as lines to print."""
     styles = {"-": RED, "+": GREEN} if colour else {}
     lines = []
-    for sign, text, why in difference(outcome):
-        line = printable(f"         {sign} {text}  {why}" if sign else text).rstrip()
+    rows = difference(outcome)
+    width = max((len(row.text) for row in rows if row.sign), default=0)
+    for sign, text, why in rows:
+        line = printable(f"         {sign} {text:{width}}  {why}" if sign else text).rstrip()
         style = styles.get(sign, "")
         lines.append(f"{style}{line}{RESET}" if style else line)
     return "\n".join(lines)

@@ -25,7 +25,10 @@ MAX_REMEMBERED_CHARS = 8 * 2**20
 """Characters that these hold: a hostile process chooses long ones."""
 
 LONGEST_REMEMBERED = 512
-"""A value longer than this is looked at each time."""
+"""A value longer than this, or what is new in a command line if that is longer, is looked at each time."""
+
+MAX_PROCESSES = 2**22
+"""Live ones: the kernel has no more pids (PID_MAX_LIMIT, include/linux/threads.h)."""
 
 LONGEST_COUNTED = 64
 """A longer text is counted (`distinct`) by its hash."""

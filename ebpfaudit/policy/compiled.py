@@ -28,7 +28,17 @@ from ebpfaudit.profiles.schema import FIELDS, Part, Rule, Values
 VALUE_CHARS = 256
 """A verdict shows at most this much of an offending value; the event has it all."""
 
-_COST = {"flag": 0, "number": 0, "choice": 0, "size": 0, "ancestor": 0, "text": 1, "path": 1, "dst": 2, "program": 2}
+_COST = {
+    "flag": 0,
+    "number": 0,
+    "choice": 0,
+    "size": 0,
+    "ancestor": 0,
+    "text": 1,
+    "path": 1,
+    "dst": 2,
+    "program": 2,
+}
 _MAIN_FIELD = {"connect": "dst", "gpu": "device", "cgroup-move": "path"}
 
 
@@ -73,7 +83,9 @@ class CompiledPart:
         self.wants_error = "error" in part.when
         when = sorted(part.when, key=lambda name: _COST.get(FIELDS[kind][name], 3))
         self.tests = [_test(kind, name, part.when[name], bits) for name in when if name != "mark"]
-        self.vetoes = [_test(kind, name, values, bits) for name, values in part.unless.items() if name != "mark"]
+        self.vetoes = [
+            _test(kind, name, values, bits) for name, values in part.unless.items() if name != "mark"
+        ]
         self.marks = tuple(map(str, part.when.get("mark", ())))
         """One of these must be held, if there are any."""
         self.unless_marks = tuple(map(str, part.unless.get("mark", ())))
@@ -167,11 +179,12 @@ class CompiledRule:
         except MessageError:  # of an earlier version, for which a brace was a brace
             self._pieces = ((rule.message, ""),)
         self.message_fields = {field for _, field in self._pieces if field}
+        self._plain = "".join(literal for literal, _ in self._pieces)
 
     def render(self, kind: str, facts: Facts) -> str:
         """The message, with what its {fields} are for this event."""
         if not self.message_fields:
-            return "".join(literal for literal, _ in self._pieces)
+            return self._plain
         texts = []
         for literal, field in self._pieces:
             texts.append(literal)
@@ -254,4 +267,3 @@ def _program_matcher(values: Values) -> Callable[[Process, str], str | None]:
 def _match_ancestor(values: Values, bits: Mapping[str, int]) -> Callable[[int], str | None]:
     wanted = [(bits[str(value)], str(value)) for value in values]
     return lambda lineage: next((text for bit, text in wanted if lineage & bit), None)
-

@@ -100,12 +100,13 @@ def _unix_candidates(entries: tuple[IpEntry | UnixEntry, ...], path: str) -> lis
             if path == stem if entry.exact else path.startswith(stem):
                 found.append((len(stem), entry.exact, entry))
     found.sort(key=lambda each: (-each[0], not each[1], -ACTIONS.index(each[2].action)))
-    return [
-        Candidate(
-            entry.text, entry.action, "the exact path" if exact else f"the path's first {length} characters"
-        )
-        for length, exact, entry in found
-    ]
+    return [Candidate(entry.text, entry.action, _unix_why(length, exact)) for length, exact, entry in found]
+
+
+def _unix_why(length: int, exact: bool) -> str:
+    if exact:
+        return "the exact path"
+    return f"the path's first {length} characters" if length else "any path"
 
 
 def _explain_gpu(profile: Profile, event: Gpu) -> Decision | None:

@@ -30,10 +30,11 @@ from ebpfaudit.events import (
     Step,
 )
 from ebpfaudit.gpu import JUDGED_KINDS
-from ebpfaudit.policy.bounds import LONGEST_REMEMBERED
+from ebpfaudit.policy.bounds import LONGEST_REMEMBERED, MAX_REMEMBERED
 from ebpfaudit.policy.compiled import VALUE_CHARS, CompiledPart, Match
 from ebpfaudit.policy.facts import Facts, Setting, endpoint, image_after
 from ebpfaudit.policy.matching import match_identities
+from ebpfaudit.policy.memory import bounds_of, measure
 from ebpfaudit.policy.programs import programs_of
 from ebpfaudit.policy.remembered import Room
 from ebpfaudit.policy.ruleset import ruleset_of
@@ -147,6 +148,17 @@ class Evaluator:
         """All verdicts on the next event: its section's, then its rules' in the profile's order."""
         self.events += 1
         return self._handlers[event.__class__](event)
+
+    def memory(self) -> dict[str, int]:
+        """How much is held, by what it is held for. Never more than `bounds` says, whatever the events."""
+        return measure(self.states, self.marking, self.processes) | {
+            "answers": self._room.held,
+            "known values": self.ruleset.room.held,
+        }
+
+    def bounds(self) -> dict[str, int]:
+        """The most that `memory` can come to under this profile."""
+        return bounds_of(self.states) | {"answers": MAX_REMEMBERED, "known values": MAX_REMEMBERED}
 
     def forget(self) -> None:
         """Work out anew all that is only remembered to be quick. No verdict changes by it."""

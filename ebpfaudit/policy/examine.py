@@ -62,8 +62,8 @@ class Decided(Struct, frozen=True):
 
 
 def examine(evaluator: Evaluator, event: Event, rule: str = "") -> tuple[Examined, ...]:
-    """Every part of every rule (or of this one) that is about this kind of event, in the profile's order. An Identity is examined as
-    the process's last exec once more."""
+    """Every part of every rule (or of this one) that is about this kind of event, in the profile's order. An Identity
+    is examined as the process's last exec once more."""
     if not isinstance(event, ProcessEvent) or isinstance(event, GpuCount | Seen):
         return ()
     process = evaluator.processes.find(event.pid, event.start) or Process(event.pid, event.start)

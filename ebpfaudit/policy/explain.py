@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterable, Iterator
 from msgspec import Struct
 
 from ebpfaudit.events import Event
+from ebpfaudit.policy.decision import Decision, explain_section
 from ebpfaudit.policy.evaluator import Evaluator
 from ebpfaudit.policy.examine import Examined, examine
-from ebpfaudit.policy.decision import Decision, explain_section
 from ebpfaudit.profiles.schema import Profile
 from ebpfaudit.verdicts import Verdict
 
@@ -79,7 +79,7 @@ def closest(profile: Profile, events: Iterable[Numbered], rule: str) -> list[Exp
     has_fired = False
     for number, event in events:
         evaluator.events = number
-        examined = ()
+        examined: tuple[Examined, ...] = ()
         if event.__struct_config__.tag in (*kinds, "identity"):
             examined = examine(evaluator, event, rule)
         distance = min(map(_distance, examined), default=None)

@@ -8,11 +8,12 @@ these are tested in full (`CompiledPart.find`): an index may let too much pass, 
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import reduce
 from operator import or_
 from typing import Any, NamedTuple
 
+from ebpfaudit.policy.bounds import LONGEST_REMEMBERED
 from ebpfaudit.policy.compiled import CompiledPart
 from ebpfaudit.policy.facts import Facts, Getter, getter, is_of_event
 from ebpfaudit.policy.matching import fold_spans, longest_literal, spans_of, split_identities
@@ -158,30 +159,52 @@ class Index:
                     by_field[name][text] = by_field[name].get(text, 0) | 1 << part.position
         if not tested:
             return None
-        others = self.all & ~tested
-        index = TextIndex(by_field["argv"], by_field["cmdline"])
-        options = by_field["option"]
-        letters = {name[1]: found for name, found in options.items() if len(name) == 2 and name[1] != "-"}
+        words = _Words(by_field, self.all & ~tested, self._room)
+        return _Field(tested, getter(self._kind, "argv"), words.look)
 
-        def find(word: str) -> int:
-            found = index.find(word)
-            if options and word[:1] == "-":
-                found |= options.get(word.partition("=")[0], 0)
-                if word[1:2] != "-":
-                    for letter, passing in letters.items():
-                        if letter in word:
-                            found |= passing
-            return found
 
-        known = Remembered(find, self._room)
+class _Words:
+    """What the arguments of a command line say. Each word is looked at once, and remembered."""
 
-        def look(argv: tuple[str, ...]) -> int:
-            found = others
-            for word in argv:
-                found |= known[word]
-            return found
+    def __init__(self, by_field: Mapping[str, dict[str, int]], others: int, room: Room) -> None:
+        self._others = others
+        self._index = TextIndex(by_field["argv"], by_field["cmdline"])
+        self._options = by_field["option"]
+        self._letters = [
+            (name[1], found) for name, found in self._options.items() if len(name) == 2 and name[1] != "-"
+        ]
+        self._known: dict[str, int] = {}
+        self._room = room
+        room.share(self._known)
 
-        return _Field(tested, getter(self._kind, "argv"), look)
+    def look(self, argv: tuple[str, ...]) -> int:
+        meanings = set(map(self._known.get, argv))
+        if None in meanings:
+            meanings.update(self._learn([word for word in argv if word not in self._known]))
+        found = self._others
+        for bits in meanings:
+            found |= bits or 0
+        return found
+
+    def _learn(self, words: list[str]) -> list[int]:
+        learned = self._index.find_all(words)
+        if self._options:
+            for place, word in enumerate(words):
+                if word[:1] == "-":
+                    learned[place] |= self._as_option(word)
+        chars = sum(map(len, words))
+        if chars <= LONGEST_REMEMBERED:
+            self._room.take(chars, len(words))
+            self._known.update(zip(words, learned, strict=True))
+        return learned
+
+    def _as_option(self, word: str) -> int:
+        found = self._options.get(word.partition("=")[0], 0)
+        if word[1:2] != "-":
+            for letter, passing in self._letters:
+                if letter in word:
+                    found |= passing
+        return found
 
 
 def _cost(kind: str, name: str) -> int:

@@ -279,5 +279,7 @@ def _keys(keys: dict[str, Any]) -> str:
 
 
 def _time(after_ns: int) -> str:
-    size, unit = next((size, unit) for unit, size in UNITS_NS.items() if size <= 10**9 and after_ns % size == 0)
+    size, unit = next(
+        (size, unit) for unit, size in UNITS_NS.items() if size <= 10**9 and after_ns % size == 0
+    )
     return f"+{after_ns // size}{unit}"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import posixpath
 import re
+from functools import lru_cache
 
 from msgspec import Struct
 
@@ -56,6 +57,9 @@ def programs_of(process: Process) -> tuple[str, ...]:
     linker was told to run; an interpreter's script. Remembered until the next exec."""
     programs = process.programs
     if programs is None:
+        if not process.script and _runner(process.exe) is None:
+            programs = process.programs = (process.exe,) if process.exe else ()
+            return programs
         found = [process.exe, process.script, *_told(process.exe, process.argv, process.cwd)[1]]
         programs = process.programs = tuple(dict.fromkeys(path for path in found if path))
     return programs
@@ -68,7 +72,7 @@ def runs_inline_code(process: Process) -> bool:
 
 def is_linker(exe: str) -> bool:
     """The dynamic linker itself was executed: what runs is one of its arguments."""
-    return _LINKER.fullmatch(exe.rpartition("/")[2]) is not None
+    return _runner(exe) == "linker"
 
 
 def is_temporary(process: Process) -> bool:
@@ -81,24 +85,35 @@ def _told(exe: str, argv: tuple[str, ...], cwd: str) -> tuple[bool, list[str]]:
     told: list[str] = []
     rest = list(argv[1:])
     for _ in range(_MAX_DEPTH):
-        name = exe.rpartition("/")[2]
-        if _LINKER.fullmatch(name):
+        runner = _runner(exe)
+        if runner == "linker":
             paths, rest = _linked(rest, cwd)
             told += paths
             if not paths:
                 return False, told
             exe = paths[0]
             continue
-        if name == "busybox":
+        if runner == "busybox":
             name = argv[0].rpartition("/")[2] if argv else ""
             if name == "busybox" and rest:
                 name, *rest = rest
-        for pattern, interpreter in _INTERPRETERS:
-            if pattern.fullmatch(name):
-                inline, script = _interpreted(interpreter, rest)
-                return inline, [*told, _joined(script, cwd)] if script else told
+            runner = _runner(name)
+        if isinstance(runner, _Interpreter):
+            inline, script = _interpreted(runner, rest)
+            return inline, [*told, _joined(script, cwd)] if script else told
         break
     return False, told
+
+
+@lru_cache(maxsize=1024)
+def _runner(exe: str) -> _Interpreter | str | None:
+    """What runs another program that its arguments name: an interpreter, "linker" or "busybox"; None: not this one."""
+    name = exe.rpartition("/")[2]
+    if _LINKER.fullmatch(name):
+        return "linker"
+    if name == "busybox":
+        return name
+    return next((interpreter for pattern, interpreter in _INTERPRETERS if pattern.fullmatch(name)), None)
 
 
 def _linked(arguments: list[str], cwd: str) -> tuple[list[str], list[str]]:

@@ -23,13 +23,13 @@ class Room:
         """From now on `table` is emptied with the others."""
         self._tables.append(table)
 
-    def take(self, chars: int) -> None:
-        """Make room for an entry of about so many characters."""
-        self.held += 1
+    def take(self, chars: int, entries: int = 1) -> None:
+        """Make room for entries of about so many characters."""
+        self.held += entries
         self._chars += chars
         if self.held > MAX_REMEMBERED or self._chars > MAX_REMEMBERED_CHARS:
             self.empty()
-            self.held, self._chars = 1, chars
+            self.held, self._chars = entries, chars
 
     def empty(self) -> None:
         self.held = self._chars = 0

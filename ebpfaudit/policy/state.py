@@ -18,13 +18,17 @@ Told = tuple[str, str, str, str]
 """Field, value, because and message of a verdict."""
 
 
+_KEYS: dict[str, Callable[[Process], Hashable]] = {
+    "process": lambda process: (process.pid, process.start),
+    "tree": lambda process: (process.tree.pid, process.tree.start),
+    "episode": lambda process: None,
+    "step": lambda process: None,
+}
+
+
 def key_of(per: str, process: Process) -> Hashable:
-    """Under which a rule that is kept `per` so keeps what this process does."""
-    if per == "process":
-        return process.pid, process.start
-    if per == "tree":
-        return process.tree.pid, process.tree.start
-    return None
+    """Under which a rule that is kept `per` so keeps what this process does. (What is kept per step is cleared.)"""
+    return _KEYS[per](process)
 
 
 class Marking:
@@ -69,6 +73,7 @@ class RuleState:
     def __init__(self, rule: CompiledRule) -> None:
         self.rule = rule
         self.per = rule.per
+        self._key = _KEYS[rule.per]
         counts = [part.part.count for part in rule.parts]
         self.windows = [Windows(count) if count is not None else None for count in counts]
         """Per part."""
@@ -88,12 +93,13 @@ class RuleState:
         self, matches: tuple[Match, ...], process: Process, ts_ns: int, seq: int, marking: Marking
     ) -> Told | None:
         """Take in that event number `seq` is what some parts ask for. What is to be said if the rule now fires."""
+        if self.sequences is None:
+            single = self._met(matches[0], process, ts_ns, marking)
+            return None if single is None else single[1]
         met = [told for match in matches if (told := self._met(match, process, ts_ns, marking)) is not None]
         if not met:
             return None
-        if self.sequences is None:
-            return met[0][1]
-        key = key_of(self.per, process)
+        key = self._key(process)
         self._register(self.per, self.sequences, key, process)
         events = self.sequences.completed(key, [number for number, _ in met], ts_ns, seq)
         if events is None:
@@ -127,11 +133,13 @@ class RuleState:
             return None
         windows = self.windows[part.number]
         if windows is not None:
-            key = key_of(self.per, process)
-            self._register(self.per, windows, key, process)
-            enter: Callable[[Hashable, int, Hashable], bool]
-            enter = windows.exceeded if self.sequences is None else windows.above
-            if not enter(key, ts_ns, match.distinct):
+            key = self._key(process)
+            if self.per == "process":
+                self._register(self.per, windows, key, process)
+            if self.sequences is None:
+                if not windows.exceeded(key, ts_ns, match.distinct):
+                    return None
+            elif not windows.above(key, ts_ns, match.distinct):
                 return None
         return part.number, (field, value, because, match.message)
 
@@ -139,8 +147,8 @@ class RuleState:
         """What is kept per process is dropped when it ends."""
         if per == "process" and key not in table:
             if process.touched is None:
-                process.touched = []
-            process.touched.append(table)
+                process.touched = set()
+            process.touched.add(table)
 
     def rest(self, seq: int) -> Verdict | None:
         """At the episode's end: what the limit left out and no verdict has told of."""

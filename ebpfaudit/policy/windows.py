@@ -71,7 +71,8 @@ class Windows(Keyed[_Window]):
         last_ns = window.last_ns
         before = len(last_ns)
         if self._distinct:
-            value = compact(value)
+            if value.__class__ is not int:
+                value = compact(value)
         else:
             self._serial += 1
             value = self._serial

@@ -36,7 +36,9 @@ def expand(values: list[Item], lists: dict[str, Item], what: str, say: Say | Non
         if not is_reference(value):
             expanded.setdefault((type(value), repr(value)), item)
         elif value[1:] not in lists:
-            (say or Item.complain)(item, f"{what}unknown list '{value}'{nearest(value[1:], lists)}")
+            (say or Item.complain)(
+                item, f"{what}unknown list '{value}'{nearest(value, (f'@{name}' for name in lists))}"
+            )
         else:
             for each in lists[value[1:]].value:
                 placed = Item(each.value, each.source, each.path, item.action, value)

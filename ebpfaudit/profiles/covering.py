@@ -51,6 +51,8 @@ def covers_glob(wide: str, narrow: str) -> bool:
     """Whatever text matches `narrow` matches `wide`."""
     if wide == narrow:
         return True
+    if "*" not in wide or not narrow.endswith(wide[wide.rindex("*") + 1 :]):
+        return False
     if is_identity(wide) or is_identity(narrow) or re.search(r"[?\[]", wide) or "[" in narrow:
         return False
     return _star_regex(wide).fullmatch(narrow) is not None

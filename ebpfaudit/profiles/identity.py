@@ -30,7 +30,7 @@ def parse_identity(text: str) -> tuple[str, str]:
             )
         return "sha256", digits
     path = text.removeprefix(SAME_AS)
-    if not path.startswith("/") or "\0" in path or os.path.normpath(path) != path or path.startswith("//"):
+    if not re.match(r"/[^/]", path) or "\0" in path or os.path.normpath(path) != path:
         raise IdentityError(f"'{text}': write the full path of a file, such as 'same-as:/usr/bin/ssh'")
     if re.search(r"[*?\[]", path):
         raise IdentityError(f"'{text}': the path of one file, without '*', '?' or '['")

@@ -112,6 +112,7 @@ def _syntax_problem(text: str, origin: str, message: str) -> Problem:
     """tomllib's message, with its position in front like all others."""
     reason, _, position = message.rpartition(" (at ")
     found = re.match(r"line (\d+), column (\d+)", position)
-    line = int(found[1]) if found else text.count("\n") + 1
+    end = text.count("\n") + 1, len(text) - text.rfind("\n")
+    line, column = (int(found[1]), int(found[2])) if found else end
     what = printable(f"not valid TOML: {reason or message}")
-    return Problem(printable(origin), line, int(found[2]) if found else 1, what)
+    return Problem(printable(origin), line, column, what)

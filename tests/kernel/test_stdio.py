@@ -8,6 +8,12 @@ from pathlib import Path
 import pytest
 from audited import NO_POLICY, PYTHON
 
+from ebpfaudit.kernel.btf import Btf
+from ebpfaudit.kernel.compile import Compiler
+from ebpfaudit.kernel.loader import load
+from ebpfaudit.kernel.plan import lacking_gaps
+from ebpfaudit.mounts import cgroup2_mount
+
 pytestmark = pytest.mark.kernel
 
 PROGRAM = Path(__file__).parent / "programs" / "stdio.py"
@@ -79,3 +85,25 @@ def test_pipes_made_by_node_are_none(told, stdio):
     if "node" not in told[1]:
         pytest.skip("no node here")
     assert stdio("node") == ("", 0)
+
+
+def test_a_kernel_without_the_fields_does_without_and_says_so(kernel, tmp_path, monkeypatch):
+    real = Btf.offset
+
+    def offset(self, path):
+        if path == "socket.sk":
+            raise KeyError(path)
+        return real(self, path)
+
+    monkeypatch.setattr(Btf, "offset", offset)
+    compiler = Compiler.start(ring_bytes=1 << 16, cache=tmp_path)
+    try:
+        probes = load(compiler, cgroup2_mount())
+        probes.close()
+    finally:
+        compiler.stop()
+    assert "socket.sk" in probes.lacks
+    assert "stdin, stdout or stderr" in lacking_gaps(probes.lacks)[0]
+    kept = Compiler.start(ring_bytes=1 << 16, cache=tmp_path)
+    assert "socket.sk" in kept.image().lacks, "a kept image remembers it"
+    kept.stop()

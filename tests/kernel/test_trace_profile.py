@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import shutil
@@ -35,31 +34,45 @@ action = "alert"
 """
 
 
+class Tracing:
+    """A running `trace --json` under RULES. It writes to a file: a pipe that nobody reads would stop it."""
+
+    def __init__(self, folder):
+        (folder / "rules.toml").write_text(profile(rest=RULES))
+        self.out = folder / "out"
+        command = [*MAIN, "trace", "--json", "--profile", str(folder / "rules.toml")]
+        with self.out.open("wb") as out:
+            self.process = subprocess.Popen(command, stdout=out, stderr=subprocess.PIPE, text=True, cwd="/")
+        self.said = [self.process.stderr.readline() for _ in range(2)]
+
+    def lines(self):
+        return [
+            json.loads(line)
+            for line in self.out.read_bytes().splitlines(keepends=True)
+            if line.endswith(b"\n")
+        ]
+
+    def until(self, condition):
+        """Lines, once one of them meets the condition."""
+        until(lambda: any(map(condition, self.lines())), "the trace says so")
+
+    def end(self):
+        self.process.send_signal(signal.SIGINT)
+        _, err = self.process.communicate(timeout=30)
+        assert self.process.returncode == 0, err
+        return self.lines()
+
+
 @pytest.fixture
 def tracing(kernel, tmp_path):
-    """`tracing(*options)`: a running trace under RULES, and its first words."""
-    source = tmp_path / "rules.toml"
-    source.write_text(profile(rest=RULES))
-    with contextlib.ExitStack() as stack:
-
-        def start(*options):
-            command = [*MAIN, "trace", "--json", "--profile", str(source), *options]
-            process = subprocess.Popen(
-                command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd="/"
-            )
-            stack.callback(process.communicate)
-            stack.callback(process.kill)
-            said = [process.stderr.readline() for _ in range(2)]
-            return process, said
-
-        yield start
+    made = Tracing(tmp_path)
+    yield made
+    made.process.kill()
+    made.process.communicate()
 
 
-def ended(process):
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=30)
-    assert process.returncode == 0, err
-    return [json.loads(line) for line in out.splitlines()]
+def shows(argument):
+    return lambda item: argument in item.get("argv", ())
 
 
 def verdicts(items, rule):
@@ -67,17 +80,16 @@ def verdicts(items, rule):
 
 
 def test_an_untagged_process_is_judged_and_left_alone(tracing):
-    process, said = tracing()
-    assert "watching" in said[0]
-    assert "profile test: verdicts are shown, and nothing is enforced" in said[1]
+    assert "watching" in tracing.said[0]
+    assert "profile test: verdicts are shown, and nothing is enforced" in tracing.said[1]
     offender = subprocess.run(["/bin/echo", "judged-1"], capture_output=True, check=False)
     assert offender.returncode == 0
-    time.sleep(0.3)
-    items = ended(process)
+    tracing.until(shows("judged-1"))
+    items = tracing.end()
     (verdict,) = verdicts(items, "outside")
     assert (verdict["episode"], verdict["action"], verdict["value"]) == ("", "kill", "judged-1")
     assert verdict["time"].endswith("Z")
-    (event,) = [item for item in items if item.get("argv") == ["/bin/echo", "judged-1"]]
+    (event,) = filter(shows("judged-1"), items)
     assert event["seq"] == verdict["seq"]
     assert verdicts(items, "inside") == []
     assert not [item for item in items if item["kind"] == "enforcement"]
@@ -99,39 +111,39 @@ def test_the_column_view_shows_verdicts_too(kernel, tmp_path):
     assert 'outside: argv "judged-2"' in out
 
 
-def test_an_episode_of_another_auditor_is_judged_by_itself(tracing, auditor):
+def test_an_episode_of_another_auditor_is_judged_by_itself(tracing, auditor, tmp_path):
     script = "while [ ! -e go ]; do /bin/sleep 0.05; done; /bin/echo judged-3"
-    folder = auditor._folder
-    running = auditor.start(NO_POLICY, ["/bin/sh", "-c", script], "--user", "root", cwd=folder)
-    running.registration()
-    process, _ = tracing()
-    time.sleep(1)
-    (folder / "go").touch()
+    running = auditor.start(NO_POLICY, ["/bin/sh", "-c", script], "--user", "root", cwd=tmp_path)
+    tracing.until(lambda item: item["kind"] == "episode-start" and item["episode"] == running.episode)
+    (tmp_path / "go").touch()
     assert running.wait().exit_code == 0
-    time.sleep(0.3)
-    items = ended(process)
+    tracing.until(shows("judged-3"))
+    items = tracing.end()
     (verdict,) = verdicts(items, "inside")
     assert (verdict["episode"], verdict["value"]) == (running.episode, "judged-3")
     assert verdicts(items, "outside") == []
-    (start,) = [item for item in items if item["kind"] == "episode-start"]
-    assert start["episode"] == running.episode
+
+
+def test_an_episodes_first_programs_are_not_taken_for_untagged(tracing, audit):
+    audit(NO_POLICY, ["/bin/sh", "-c", "/bin/echo judged-4; sleep 0.1; /bin/echo judged-5"], "--user", "root")
+    tracing.until(shows("judged-5"))
+    items = tracing.end()
+    assert {item["value"] for item in verdicts(items, "inside")} == {"judged-4", "judged-5"}
+    assert verdicts(items, "outside") == []
 
 
 def test_a_copy_is_recognised_and_left_alone(tracing, tmp_path):
-    process, _ = tracing()
-    copy = shutil.copy(SLEEP, tmp_path / "notes")
+    copy = str(shutil.copy(SLEEP, tmp_path / "notes"))
     assert subprocess.run([copy, "0.3"], check=False).returncode == 0
-    items = ended(process)
-    assert [item["value"] for item in verdicts(items, "exec")] == [str(copy)]
+    tracing.until(lambda item: item["kind"] == "identity" and item["path"] == copy)
+    assert copy in [item["value"] for item in verdicts(tracing.end(), "exec")]
 
 
 def test_it_ends_with_all_that_it_started(tracing):
-    process, _ = tracing()
-    children = until(
-        lambda: Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split(),
-        "the helper runs",
-    )
-    ended(process)
+    process = tracing.process
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    assert children
+    tracing.end()
     assert not [pid for pid in children if os.path.exists(f"/proc/{pid}")]
 
 

@@ -1,20 +1,15 @@
 """The evaluator: sections, rules, windows and their keys; and that nothing makes it raise or waver."""
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from ebpfaudit.events import (
     CgroupMove,
     Connect,
-    EpisodeEnd,
     EpisodeStart,
     Exec,
     Exit,
     Fork,
     Gpu,
-    GpuCount,
-    Lost,
     Seen,
     Step,
 )
@@ -271,103 +266,3 @@ def test_what_is_remembered_is_bounded(monkeypatch):
 
     held = sum(len(answers) for answers, _ in evaluator._by_image.values())
     assert held + len(evaluator._by_image) + len(evaluator._exec_answers) + len(evaluator._memories) <= 210
-
-
-pids = st.integers(1, 4)
-starts = st.integers(1, 2)
-words = st.one_of(
-    st.sampled_from(["/usr/bin/ssh", "ssh", "-R", "9000:a:1", "stratum+tcp://x", "/bin/sh", "memfd:a", "", "\\", "[red]"]),
-    st.text(max_size=6),
-)  # fmt: skip
-destinations = st.one_of(
-    st.sampled_from(["10.0.0.1", "8.8.8.8", "::1", "169.254.169.254", "fe80::1%eth0", "/run/docker.sock", "@a", ""]), words
-)  # fmt: skip
-times = st.integers(0, 10**11)
-argvs = st.lists(words, max_size=4).map(tuple)
-flags = st.booleans()
-any_events = st.one_of(
-    st.builds(EpisodeStart, times, words, words, pids, starts),
-    st.builds(EpisodeEnd, times, words),
-    st.builds(Lost, times, st.integers(0, 9)),
-    st.builds(Step, times, words),
-    st.builds(Fork, times, pids, starts, pids, starts),
-    st.builds(Exit, times, pids, starts, st.integers(0, 255), st.integers(0, 64)),
-    st.builds(Seen, times, pids, starts, pids, words, argvs, words, words, st.integers(-1, 2000)),
-    st.builds(
-        Exec, times, pids, starts, pids, words, argvs, words, words, st.integers(-1, 2000), filename=words,
-        script=flags, memfd=flags, deleted=flags, error=st.sampled_from(["", "ENOENT"]), decision=st.sampled_from(["", "kill"]),
-    ),
-    st.builds(
-        Connect, times, pids, starts, words, st.sampled_from(["ipv4", "ipv6", "unix"]),
-        st.sampled_from(["tcp", "udp", "icmp", "132", "stream"]), destinations, st.integers(-1, 70000),
-        st.sampled_from(["attempt", "done"]), st.sampled_from(["", "ok", "denied", "refused", "EPERM", "x"]),
-    ),
-    st.builds(
-        Gpu, times, pids, starts, words, st.sampled_from(["open", "context", "alloc", "new"]),
-        st.sampled_from(["nvidia:0", "nvidia:ctl", "kfd", "amd:1", "", "x"]), words, words, st.integers(0, 2**63), words,
-    ),
-    st.builds(GpuCount, times, pids, starts, words, words, st.integers(0, 9)),
-    st.builds(CgroupMove, times, pids, starts, words, flags, pids),
-)  # fmt: skip
-
-EVERYTHING = (
-    "".join(
-        rule(on, when, more).replace('"r"', f'"r{number}"')
-        for number, (on, when, more) in enumerate(
-            [
-                ("fork", 'exe = "*/ssh"', 'count = { over = 1, within = "1s", per = "tree" }'),
-                (
-                    "exit",
-                    "signal = 9",
-                    'count = { distinct = "argv", over = 1, within = "9s", per = "process" }',
-                ),
-                ("cgroup-move", 'path = "/*"', ""),
-                (
-                    "exec",
-                    'cmdline = "*ssh*"',
-                    'count = { distinct = "cmdline", over = 1, within = "9s", per = "step" }',
-                ),
-                ("connect", 'comm = "?"', 'unless = { cwd = "/*", script = "*" }'),
-                (
-                    "connect",
-                    'result = ["ok", "denied", "E*"]',
-                    'count = { over = 2, within = "500ms", per = "process" }',
-                ),
-                (
-                    "gpu",
-                    'uuid = "*", bytes = "over 1KiB"',
-                    'count = { distinct = "device", over = 1, within = "1h" }',
-                ),
-            ]
-        )
-    )
-    + '[exec]\ndeny = ["/usr/bin/*"]\n[gpu]\ndefault = "log"\nallow = ["GPU-1"]\n'
-    '[network]\ndefault = "alert"\nkill = ["any:53"]\n'
-)
-PROFILES = [
-    parse_profile(EVERYTHING, "everything"),
-    *map(load_profile, ("coding-agent", "rl-training", "offline-sandbox")),
-]
-
-
-@settings(deadline=None, max_examples=200)
-@given(st.sampled_from(PROFILES), st.lists(any_events, max_size=40))
-def test_never_raises_and_never_wavers(profile, stream):
-    evaluator, again = Evaluator(profile), Evaluator(profile)
-
-    verdicts = [evaluator.evaluate(event) for event in stream]
-
-    assert [again.evaluate(event) for event in stream] == verdicts
-    assert evaluator.events == len(stream)
-    for number, given_verdicts in enumerate(verdicts):
-        assert all(verdict.seq == number and len(verdict.value) <= 256 for verdict in given_verdicts)
-
-
-@settings(deadline=None, max_examples=100)
-@given(st.sampled_from(PROFILES), st.lists(any_events, max_size=40))
-def test_remembering_changes_no_verdict(profile, stream):
-    remembering, forgetful = Evaluator(profile), Evaluator(profile)
-
-    for event in stream:
-        forgetful.forget()
-        assert remembering.evaluate(event) == forgetful.evaluate(event)

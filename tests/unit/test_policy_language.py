@@ -25,9 +25,7 @@ def rule(on="exec", when="", more="", name="r", action="kill"):
 
 
 def several(form, *parts, within="10s", more="", per="tree"):
-    return (
-        f'[[rule]]\nid = "r"\n{form} = [ {", ".join(parts)} ]\nwithin = "{within}"\nper = "{per}"\naction = "kill"\n{more}\n'
-    )
+    return f'[[rule]]\nid = "r"\n{form} = [ {", ".join(parts)} ]\nwithin = "{within}"\nper = "{per}"\naction = "kill"\n{more}\n'
 
 
 def execute(exe="/bin/x", *argv, pid=2, s=1.0, cwd="/w", start=1, **more):
@@ -82,11 +80,19 @@ class TestAll:
         assert numbers(profile, START, context(), Step(1, "two"), connect("8.8.8.8")) == []
 
     def test_quiet_afterwards_then_again(self):
-        events = [context(s=1), connect("8.8.8.8", s=2), context(s=3), connect("8.8.8.8", s=11.9), context(s=12)]
+        events = [
+            context(s=1),
+            connect("8.8.8.8", s=2),
+            context(s=3),
+            connect("8.8.8.8", s=11.9),
+            context(s=12),
+        ]
         assert numbers(self.PROFILE, START, *events) == [2, 5]
 
     def test_one_event_may_serve_several_parts(self):
-        profile = several("all", '{ on = "connect", when = { dst = "public" } }', '{ on = "connect", when = { port = 22 } }')
+        profile = several(
+            "all", '{ on = "connect", when = { dst = "public" } }', '{ on = "connect", when = { port = 22 } }'
+        )
         (verdict,) = judge(profile, START, connect("8.8.8.8", 22))
         assert verdict.because == "all of 2 in 10s: events 1, 1"
         assert verdict.field == "dst"
@@ -112,7 +118,10 @@ class TestThen:
             assert numbers(self.PROFILE, START, *(events[place] for place in wrong)) == []
 
     def test_first_to_last_within_and_the_latest_start_wins(self):
-        assert numbers(self.PROFILE, START, execute("/bin/ssh", s=1), connect("8.8.8.8", s=6), context(s=12)) == []
+        assert (
+            numbers(self.PROFILE, START, execute("/bin/ssh", s=1), connect("8.8.8.8", s=6), context(s=12))
+            == []
+        )
         events = [execute("/bin/ssh", s=1), execute("/bin/ssh", s=3), connect("8.8.8.8", s=6), context(s=12)]
         (verdict,) = judge(self.PROFILE, START, *events)
         assert verdict.because == "then in 10s: events 2, 3, 4"
@@ -129,9 +138,9 @@ class TestThen:
 
 
 class TestMark:
-    PROFILE = rule(when='exe = "*/curl"', more='mark = { name = "fetched", for = "1m" }', name="m", action="") + rule(
-        when='exe = "/tmp/*", mark = "fetched"'
-    )
+    PROFILE = rule(
+        when='exe = "*/curl"', more='mark = { name = "fetched", for = "1m" }', name="m", action=""
+    ) + rule(when='exe = "/tmp/*", mark = "fetched"')
 
     def test_marked_process_and_its_children_but_nobody_else(self):
         forks = [START, fork(1, 2), fork(1, 9)]
@@ -143,21 +152,34 @@ class TestMark:
     def test_it_lasts_through_exec_and_for_its_time(self):
         assert numbers(self.PROFILE, START, execute("/bin/curl", s=1), execute("/tmp/x", s=61)) == [2]
         assert numbers(self.PROFILE, START, execute("/bin/curl", s=1), execute("/tmp/x", s=61.5)) == []
-        assert numbers(self.PROFILE, START, execute("/bin/curl", s=1), execute("/bin/curl", s=50), execute("/tmp/x", s=100)) == [3]
+        assert numbers(
+            self.PROFILE,
+            START,
+            execute("/bin/curl", s=1),
+            execute("/bin/curl", s=50),
+            execute("/tmp/x", s=100),
+        ) == [3]
 
     def test_it_is_seen_by_later_events_only(self):
         profile = rule(when='exe = "/tmp/*"', more='mark = "x"', name="m") + rule(when='mark = "x"')
-        assert [(v.seq, v.rule) for v in judge(profile, START, execute("/tmp/a"), execute("/b"))] == [(1, "m"), (2, "r")]
+        assert [(v.seq, v.rule) for v in judge(profile, START, execute("/tmp/a"), execute("/b"))] == [
+            (1, "m"),
+            (2, "r"),
+        ]
 
     @pytest.mark.parametrize(("scope", "expected"), [("process", []), ("tree", [5]), ("episode", [5, 6])])
     def test_scope(self, scope, expected):
-        profile = rule(when='exe = "*/curl"', more=f'mark = {{ name = "a", scope = "{scope}" }}', name="m", action="")
+        profile = rule(
+            when='exe = "*/curl"', more=f'mark = {{ name = "a", scope = "{scope}" }}', name="m", action=""
+        )
         profile += rule("connect", 'mark = "a"')
         forks = [START, fork(1, 2), fork(2, 3), fork(1, 9), execute("/bin/curl")]
         assert numbers(profile, *forks, connect(pid=3), connect(pid=9)) == expected
 
     def test_a_mark_alone_says_itself(self):
-        profile = rule(when='exe = "*/curl"', more='mark = "a"', name="m", action="") + rule("connect", 'mark = "a"')
+        profile = rule(when='exe = "*/curl"', more='mark = "a"', name="m", action="") + rule(
+            "connect", 'mark = "a"'
+        )
         (verdict,) = judge(profile, START, execute("/bin/curl"), connect())
         assert (verdict.field, verdict.value, verdict.because) == ("mark", "a", "a")
 
@@ -172,7 +194,15 @@ class TestMark:
             "connect", 'dst = "private"', 'count = { over = 1, within = "10s" }\nlimit = { to = 1, within = "1h" }\n'
             'mark = { name = "a", for = "1s" }', name="m", action="log",
         ) + rule("gpu", 'mark = "a"')  # fmt: skip
-        events = [connect(s=1), context(s=1), connect(s=2), context(s=2), connect(s=30), connect(s=31), context(s=31)]
+        events = [
+            connect(s=1),
+            context(s=1),
+            connect(s=2),
+            context(s=2),
+            connect(s=30),
+            connect(s=31),
+            context(s=31),
+        ]
         assert [(v.seq, v.rule) for v in judge(profile, START, *events)] == [(3, "m"), (4, "r"), (7, "r")]
 
 
@@ -191,7 +221,14 @@ class TestLimit:
 
     def test_what_an_ended_process_left_is_told_at_the_end(self):
         profile = rule(more='limit = { to = 1, within = "10s", per = "process" }', action="log")
-        events = [execute(), execute(), Exit(1, 2, 1), execute(pid=3), execute(pid=3), EpisodeEnd(1, "exited")]
+        events = [
+            execute(),
+            execute(),
+            Exit(1, 2, 1),
+            execute(pid=3),
+            execute(pid=3),
+            EpisodeEnd(1, "exited"),
+        ]
         assert [(v.seq, v.suppressed) for v in judge(profile, *events)] == [(0, 0), (3, 0), (5, 2)]
 
 
@@ -215,7 +252,12 @@ class TestIdentity:
     def test_section_denies_by_content(self):
         docker = Identity(1, 2, 1, "/tmp/d", "", ("/usr/bin/docker",))
         (verdict,) = judge(self.PROFILE, START, execute("/tmp/d"), docker)
-        assert (verdict.action, verdict.rule, verdict.field, verdict.value) == ("deny", "exec", "exe", "/tmp/d")
+        assert (verdict.action, verdict.rule, verdict.field, verdict.value) == (
+            "deny",
+            "exec",
+            "exe",
+            "/tmp/d",
+        )
         assert (verdict.because, verdict.scope) == ("same-as:/usr/bin/docker", "process")
 
     def test_it_ends_with_the_next_exec_and_is_inherited_by_fork(self):
@@ -235,13 +277,20 @@ class TestIdentity:
         assert {process.pid for process in evaluator.processes.alive()} == {1, 3}
 
     def test_late_word_about_an_earlier_program_is_ignored(self):
-        assert numbers(self.PROFILE, START, execute("/tmp/py", "py", "-R1"), execute("/bin/x", "-R1"), self.SSH) == []
+        assert (
+            numbers(self.PROFILE, START, execute("/tmp/py", "py", "-R1"), execute("/bin/x", "-R1"), self.SSH)
+            == []
+        )
 
     def test_hash_and_the_linked_program(self):
         profile = rule(when=f'program = "sha256:{"AB" * 32}"')
         linked = execute("/lib64/ld-linux-x86-64.so.2", "ld.so", "./x", cwd="/w")
         (verdict,) = judge(profile, START, linked, Identity(1, 2, 1, "/w/x", "ab" * 32))
-        assert (verdict.field, verdict.value, verdict.because.lower()) == ("program", "/w/x", f"sha256:{'ab' * 32}")
+        assert (verdict.field, verdict.value, verdict.because.lower()) == (
+            "program",
+            "/w/x",
+            f"sha256:{'ab' * 32}",
+        )
 
 
 @pytest.mark.parametrize(
@@ -274,13 +323,22 @@ def test_untagged_until_an_episode_starts():
 
 
 def test_step_of_the_moment():
-    assert numbers(rule("connect", 'step = "two"'), START, connect(), Step(1, "two"), connect(), Step(1, "3"), connect()) == [3]
+    assert numbers(
+        rule("connect", 'step = "two"'), START, connect(), Step(1, "two"), connect(), Step(1, "3"), connect()
+    ) == [3]
 
 
 class TestAncestor:
     def test_whatever_it_descends_from_within_the_episode(self):
         profile = rule("connect", 'ancestor = "*/npm"')
-        family = [START, fork(1, 2), execute("/usr/bin/npm"), fork(2, 3), execute("/bin/sh", pid=3), fork(3, 4)]
+        family = [
+            START,
+            fork(1, 2),
+            execute("/usr/bin/npm"),
+            fork(2, 3),
+            execute("/bin/sh", pid=3),
+            fork(3, 4),
+        ]
         assert numbers(profile, *family, Exit(1, 2, 1), Exit(1, 3, 1), connect(pid=4), connect(pid=1)) == [8]
 
     def test_itself_counts_only_once_it_runs_something_else(self):
@@ -289,7 +347,12 @@ class TestAncestor:
 
     def test_by_the_script_that_an_interpreter_runs(self):
         profile = rule(when='ancestor = "*/train.py"')
-        events = [START, execute("/usr/bin/python3", "python3", "train.py"), fork(2, 3), execute("/bin/sh", pid=3)]
+        events = [
+            START,
+            execute("/usr/bin/python3", "python3", "train.py"),
+            fork(2, 3),
+            execute("/bin/sh", pid=3),
+        ]
         assert numbers(profile, *events) == [3]
 
     def test_none_of_them(self):
@@ -299,12 +362,17 @@ class TestAncestor:
 
     def test_found_running(self):
         profile = rule("connect", 'ancestor = "*/npm"')
-        seen = [Seen(1, pid, 1, pid - 1, exe, (exe,), "/", "x", 0) for pid, exe in ((2, "/bin/npm"), (3, "/bin/sh"))]
+        seen = [
+            Seen(1, pid, 1, pid - 1, exe, (exe,), "/", "x", 0)
+            for pid, exe in ((2, "/bin/npm"), (3, "/bin/sh"))
+        ]
         assert numbers(profile, START, *seen, connect(pid=3), connect(pid=2)) == [3]
 
     def test_a_failed_exec_descends_from_what_still_runs(self):
         profile = rule(when='ancestor = "*/npm", error = "ENOENT"')
-        assert numbers(profile, START, execute("/bin/npm"), execute("y", error="ENOENT"), execute("/bin/sh")) == [2]
+        assert numbers(
+            profile, START, execute("/bin/npm"), execute("y", error="ENOENT"), execute("/bin/sh")
+        ) == [2]
 
 
 def test_message_shows_the_event():

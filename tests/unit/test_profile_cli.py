@@ -1,12 +1,13 @@
 """`ebpfaudit profile`, as it is typed."""
 
 import json
+import os
 import subprocess
 import sys
 
 import pytest
 
-from ebpfaudit.profiles.load import load_profile, parse_profile
+from ebpfaudit.profiles.load import load_profile, parse_profile, profile_hash, resolved_text
 
 
 def ebpfaudit(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -30,7 +31,7 @@ def test_check_passes_sound_profiles_and_fails_with_all_problems(wrong):
 
     assert failed.returncode == 1
     assert "base: sound" in failed.stdout
-    assert f"{wrong}:2: " in failed.stdout
+    assert f"{wrong}:2:10: [network] allow: '/40' is not a prefix length" in failed.stdout
     assert "'no-such': not found" in failed.stdout
 
 
@@ -39,13 +40,64 @@ def test_check_as_json(wrong):
 
     sound, unsound = map(json.loads, failed.stdout.splitlines())
     assert failed.returncode == 1
-    assert (sound["ok"], unsound["ok"], len(unsound["problems"])) == (True, False, 1)
+    assert (sound["ok"], sound["problems"], unsound["ok"]) == (True, [], False)
+    (problem,) = unsound["problems"]
+    assert (problem["file"], problem["line"], problem["column"]) == (wrong, 2, 10)
+    assert problem["message"].startswith("[network] allow: '/40' is not a prefix length")
+
+
+@pytest.fixture
+def doubtful(tmp_path):
+    path = tmp_path / "doubtful.toml"
+    path.write_text('[[rule]]\nid = "r"\non = "exec"\nmark = "unused"\n')
+    path.chmod(0o644)
+    return str(path)
+
+
+def test_notes_fail_a_strict_check_only(doubtful):
+    checked = ebpfaudit("check", doubtful)
+    strict = ebpfaudit("check", "--strict", "--json", doubtful)
+
+    assert (checked.returncode, strict.returncode) == (0, 1)
+    sound, note = checked.stdout.splitlines()
+    assert sound.startswith(f"{doubtful}: sound, 1 rules")
+    assert note == f"{doubtful}:4:8: note: rule 'r': no rule tests the mark 'unused'"
+    assert json.loads(strict.stdout)["notes"][0]["message"] == "rule 'r': no rule tests the mark 'unused'"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may ask the kernel")
+def test_only_root_may_ask_the_kernel(doubtful):
+    refused = ebpfaudit("check", "--kernel", doubtful)
+
+    assert refused.returncode == 2 and "run it as root" in refused.stderr
 
 
 def test_show_prints_a_profile_that_stands_alone():
     shown = ebpfaudit("show", "offline-sandbox")
 
     assert parse_profile(shown.stdout, "shown") == load_profile("offline-sandbox")
+
+
+def test_plain_text_is_what_a_trail_keeps():
+    assert ebpfaudit("show", "--plain", "coding-agent").stdout == resolved_text(load_profile("coding-agent"))
+
+
+def test_show_as_json_names_the_origin_of_each_entry(doubtful):
+    shown = json.loads(ebpfaudit("show", "--json", "coding-agent").stdout)
+    own = json.loads(ebpfaudit("show", "--json", doubtful).stdout)
+
+    assert shown["hash"] == profile_hash(load_profile("coding-agent"))
+    assert {"action": "allow", "entry": "loopback"}.items() <= shown["network"]["entries"][0].items()
+    assert all(".toml:" in each["origin"] for each in [*shown["network"]["entries"], *shown["rules"]])
+    assert own["rules"] == [
+        {
+            "id": "r",
+            "on": "exec",
+            "scope": "tree",
+            "mark": {"name": "unused", "for": "10m", "scope": "process"},
+            "origin": "doubtful.toml:1",
+        }
+    ]
 
 
 def test_show_of_a_wrong_profile_is_an_error_without_traceback(wrong):

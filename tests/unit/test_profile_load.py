@@ -1,6 +1,7 @@
 """Profiles from files: what is found, what is extended, and what each mistake is told."""
 
 import os
+import re
 
 import pytest
 
@@ -41,14 +42,14 @@ def write(folder, name: str, text: str) -> str:
         ("[network]\nallow = ['unix:/tmp/*/x']", "one '*', at its end"),
         ("[network]\nallow = ['unix:tmp']", "write unix:/path"),
         (f"[network]\nallow = ['unix:/{'x' * 120}']", "at most 107 bytes"),
-        ("[network]\nallow = ['same-as:x']", "p.toml:2:10: [network] allow: 'same-as:x' names a program, which only [exec] can deny"),
+        ("[network]\nallow = ['same-as:x']", "p.toml:2:10: [network] allow: 'same-as:x' names a program, which only"),
         ("[network]\nallow = ['@nets']", "unknown list '@nets'"),
         ("[network]\nallow = 'loopback'", "'allow' must be a list of strings"),
         ("network = 3", "'network' is a table: write [network]"),
         ("[gpu]\nallow = ['nvidia0']", "'nvidia0' is no device"),
         ("[gpu]\nallow = ['any']\ndeny = ['any']", "p.toml:2:10: [gpu] allow 'any' never applies: deny 'any' (p.toml:3)"),
         ("[exec]\ndeny = ['docker']", "write '/usr/bin/docker'"),
-        ("[exec]\ndeny = ['/usr/bin/ok', 'sha256:00']", "p.toml:2:25: [exec] deny: 'sha256:00': SHA-256 has 64 hex"),
+        ("[exec]\ndeny = ['/usr/bin/ok', 'sha256:00']", "p.toml:2:24: [exec] deny: 'sha256:00': SHA-256 has 64 hex"),
         ("[exec]\nallow = ['/bin/ls']", "unknown key 'allow' in [exec]"),
         ("[lists]\nempty = []", "p.toml:2:9: list 'empty' is empty"),
         ("[require]\nhooks = ['lsm']", "p.toml:1:1: 'require' is not supported by this version"),
@@ -288,7 +289,7 @@ def test_resolved_text_reads_back_as_the_same_profile(name):
     assert again == profile
     assert resolved_text(again) == text
     assert profile_hash(again) == profile_hash(profile)
-    assert "@" not in text and "extends" not in text
+    assert "extends" not in text and not re.search(r'"@[A-Za-z0-9_-]+"', text)
 
 
 def test_resolved_text_keeps_every_word_of_the_language():

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from .player import Played
 
-_COMMAND_WIDTH = 90
+_COMMAND_WIDTH, _ALARM_WIDTH = 90, 220
 
 
 def line(played: Played) -> str:
@@ -67,7 +67,9 @@ def _row(played: Played) -> str:
     outcome, workload = played.outcome, played.workload
     cells = [workload.name, f"`{_command(workload.run)}`"]
     if outcome is None:
-        return _cells([*cells, "", "", "", "", "", f"{played.verdict}: {_brief(played.reason)}"])
+        return _cells(
+            [*cells, "", "", "", "", "", f"{played.verdict}: {_brief(played.reason.splitlines()[0])}"]
+        )
     assert outcome.plain is not None
     times = [f"{outcome.plain.seconds:.1f}", f"{outcome.run.seconds:.1f}"]
     counts = [f"{outcome.events:,}", str(outcome.denials or ""), str(len(outcome.alarms) or "")]
@@ -79,17 +81,16 @@ def _alarms(played: Played) -> str:
     assert played.outcome is not None
     first = played.outcome.alarms[0]
     more = f" (and {len(played.outcome.alarms) - 1} more)" if len(played.outcome.alarms) > 1 else ""
-    return f"- {played.workload.name}: `{_escape(first.action)} {_escape(first.why)}`{more}, on `{_escape(first.event)}`"
+    return f"- {played.workload.name}: `{first.action} {_brief(first.why)}`{more}, on `{_brief(first.event)}`"
 
 
 def _command(script: str) -> str:
-    """Its first lines, as far as they fit."""
     text = "; ".join(stripped for each in script.splitlines() if (stripped := each.strip()))
-    return _escape(text if len(text) <= _COMMAND_WIDTH else text[: _COMMAND_WIDTH - 1] + "…")
+    return _brief(text, _COMMAND_WIDTH)
 
 
-def _brief(text: str) -> str:
-    return text.splitlines()[0]
+def _brief(text: str, width: int = _ALARM_WIDTH) -> str:
+    return _escape(text if len(text) <= width else text[: width - 1] + "…")
 
 
 def _escape(text: str) -> str:

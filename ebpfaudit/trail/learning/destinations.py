@@ -120,10 +120,12 @@ class Map:
         allowed: list[Entry] = []
         denied: list[Entry] = []
         for place in places:
-            for protocol, low, high, evidence in place.ranges:
-                if not any(wider.allows(protocol, low, high) for wider in place.wider):
-                    allowed.append(Entry(place.entry(protocol, low, high), evidence))
             self._add_portless(place, allowed, denied)
+            for protocol, low, high, evidence in place.ranges:
+                if place.portless.isdisjoint(("", protocol)) and not any(
+                    wider.allows(protocol, low, high) for wider in place.wider
+                ):
+                    allowed.append(Entry(place.entry(protocol, low, high), evidence))
         return allowed, denied
 
     # ---- places that hold several addresses
@@ -223,12 +225,12 @@ class Map:
         """An entry cannot name ICMP, nor port 0, alone: it opens all ports, and others close them again."""
         for protocol in sorted(protocol for protocol, port in place.services if not port):
             evidence = place.services[protocol, 0]
-            if any(protocol in wider.portless for wider in place.wider):
+            if "" in place.portless or any(protocol in wider.portless for wider in place.wider):
                 continue
             here = [place, *place.wider]
             known = {service for each in here for service in each.services if service[1]}
             texts = []
-            if len(known) <= FEW_PORTS:
+            if len(known) <= FEW_PORTS and not self._has_say(place):
                 ranges = [each for other in here for each in other.ranges]
                 texts = list(_fence(place, [protocol] if protocol else ["tcp", "udp"], ranges))
             fence = [parse_entry(text, "deny") for text in texts]
@@ -239,6 +241,17 @@ class Map:
             remark = f"for {what}" + ("" if fence else ", which cannot be named alone: this opens all ports")
             allowed.append(Entry(place.entry(protocol), evidence, remark))
             denied += [Entry(text, evidence, f"lets the entry for {what} open no port") for text in texts]
+
+    def _has_say(self, place: Place) -> bool:
+        """An entry of the extended profile allows some ports here: a fence would close those."""
+        entries = self._base.entries if self._base is not None else ()
+        return any(
+            covers(network, inner) or covers(inner, network)
+            for entry in entries
+            if isinstance(entry, IpEntry) and entry.action in ("allow", "log", "alert")
+            for network in entry.networks
+            for inner in place.networks
+        )
 
 
 def _fence(place: Place, protocols: list[str], ranges: list[tuple[str, int, int, Evidence]]) -> Iterator[str]:

@@ -68,6 +68,7 @@ def write_profile(seen: Observations, base: Profile, naming: Naming) -> Learned:
         *_head(seen, naming, doubts),
         *_section("network", stricter("deny", default["network"] or "allow"), network, names),
         *_section("gpu", stricter("deny", default["gpu"] or "allow"), gpu, names),
+        *_inherited(seen, naming),
         *_program_rule(seen.programs, base, names),
     ]
     if not_allowed:
@@ -151,8 +152,14 @@ def _is_safe(network: NetworkPolicy | None, text: str, action: Action) -> bool:
 
 
 def _relative_is_safe(network: NetworkPolicy | None) -> bool:
-    wide, fences = _RELATIVE
-    return not loosens(network, parse_entry(wide, "allow"), *(parse_entry(text, "deny") for text in fences))
+    fences = (parse_entry(text, "deny") for text in _fences(network))
+    return not loosens(network, parse_entry(_RELATIVE[0], "allow"), *fences)
+
+
+def _fences(network: NetworkPolicy | None) -> list[str]:
+    """What keeps the entry for relative paths from opening others, but for those that the extended profile opens."""
+    entries = network.entries if network is not None else ()
+    return [text for text in _RELATIVE[1] if not any(entry.text == text for entry in entries)]
 
 
 def _gpu(seen: Observations, base: Profile) -> tuple[Sections, dict[tuple[str, str], Evidence]]:
@@ -199,6 +206,14 @@ def _order(entry: Entry) -> tuple[Any, ...]:
     if isinstance(parsed, UnixEntry):
         return (1, entry.text)
     return (0, parsed.networks[0], parsed.port_low, parsed.port_high, parsed.protocol)
+
+
+def _inherited(seen: Observations, naming: Naming) -> Iterator[str]:
+    if seen.inherited:
+        many = len(seen.inherited)
+        yield ""
+        yield f"# Not said again: {many:,} destinations or devices that entries of {_shown(naming.extends)} let pass."
+        yield f"# Those entries stay in force as they are: see 'ebpfaudit profile show {_shown(naming.extends)}'."
 
 
 def _program_rule(programs: Mapping[str, Evidence], base: Profile, names: list[str]) -> Iterator[str]:

@@ -122,7 +122,9 @@ def _literal(text: str) -> str:
     if raw is None:
         return "".join("?" if char in "[*?\\" or not char.isprintable() else char for char in text)
     chars = raw.decode("utf-8", "surrogateescape")
-    return "".join("????" if "\udc80" <= char <= "\udcff" else "?" if char in "[*?" else char for char in chars)
+    return "".join(
+        "????" if "\udc80" <= char <= "\udcff" else "?" if char in "[*?" else char for char in chars
+    )
 
 
 def _raw(shown: str) -> bytes | None:

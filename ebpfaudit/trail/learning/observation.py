@@ -101,6 +101,8 @@ class Observations(Struct):
     judged: dict[Judgement, Evidence] = field(default_factory=dict)
     refused: dict[tuple[str, str], Evidence] = field(default_factory=dict)
     """What was denied when it was observed, though not by the extended profile: (kind, value)."""
+    inherited: set[Spot | UnixSpot | Device] = field(default_factory=set)
+    """What an entry of the extended profile lets pass: it need not be said again."""
     nameless: dict[tuple[str, str], Evidence] = field(default_factory=dict)
     """What no entry of a profile could name: (kind, value)."""
 
@@ -111,6 +113,7 @@ class Observer:
     def __init__(self, trail: Trail, base: Profile, into: Observations) -> None:
         self._trail = trail
         self._evaluator = Evaluator(base)
+        self._base = base
         self._into = into
         self._index = len(into.trails)
         self._devices: dict[tuple[str, str, Action], Evidence] = {}
@@ -162,21 +165,43 @@ class Observer:
         if event.decision in PREVENTING or event.result == "denied":
             self._enter(self._into.refused, ("connect", endpoint(event)), evidence)
         elif event.family == "unix":
-            self._enter(self._into.unix, (UnixSpot(event.dst), level), evidence)
+            self._pass(self._into.unix, UnixSpot(event.dst), level, evidence)
         else:
             address = destination_of(event)
             if isinstance(address, int):
                 protocol = "" if event.protocol in _PORTLESS else event.protocol
                 port = 0 if not protocol else event.port
-                self._enter(self._into.spots, (Spot(address, protocol, port), level), evidence)
+                self._pass(self._into.spots, Spot(address, protocol, port), level, evidence)
             else:
                 self._enter(self._into.nameless, ("connect", endpoint(event)), evidence)
 
     def _take_gpu(self, event: Gpu, level: Action, evidence: Evidence) -> None:
         if event.decision in PREVENTING or event.result == "denied":
             self._enter(self._into.refused, ("gpu", event.uuid or event.device), evidence)
+        elif self._base.gpu is not None and self._base.gpu.decide(event.device, event.uuid)[1] != "default":
+            self._into.inherited.add(Device(event.device, event.uuid))
         else:
             self._enter(self._devices, (event.device, event.uuid, level), evidence)
+
+    def _pass(
+        self, table: dict[Any, Evidence], what: Spot | UnixSpot, level: Action, evidence: Evidence
+    ) -> None:
+        """Enter a destination, unless an entry of the extended profile speaks of it."""
+        if what in self._into.inherited:
+            return
+        if (what, level) not in table and self._is_named(what):
+            self._into.inherited.add(what)
+        else:
+            self._enter(table, (what, level), evidence)
+
+    def _is_named(self, what: Spot | UnixSpot) -> bool:
+        network = self._base.network
+        if network is None:
+            return False
+        if isinstance(what, UnixSpot):
+            return network.decide_unix(what.path)[1] != "default"
+        address = what.address.to_bytes(16, "big")
+        return network.decide_ip(address, what.port, what.protocol or "icmp")[1] != "default"
 
     def _conclude_devices(self) -> None:
         """A device goes by its UUID, if this trail knows that."""
