@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from ebpfaudit.policy.fixtures import HARSH, SECTIONS, Fixture, collect, evaluate
+from ebpfaudit.stories.fixtures import HARSH, SECTIONS, Fixture, collect, evaluate
 from ebpfaudit.profiles.load import load_profile
 from ebpfaudit.profiles.schema import IDENTITIES, Profile, Rule
 from ebpfaudit.verdicts import Verdict

@@ -20,9 +20,7 @@ _COMMANDS = {
 }
 
 
-@click.command(
-    cls=LazyGroup, commands_at=_COMMANDS, context_settings={"help_option_names": ["-h", "--help"]}
-)
+@click.command(cls=LazyGroup, commands_at=_COMMANDS, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="ebpfaudit")
 def cli() -> None:
     """Audit, judge, stop and record what AI agents do on this host.

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from ebpfaudit.output.describe import describe
 from ebpfaudit.output.terminal import ALARM, GREEN, RED, RESET, printable
-from ebpfaudit.policy.fixtures import Fixture, Outcome, unfold
+from ebpfaudit.stories.fixtures import Fixture, Outcome, unfold
 from ebpfaudit.verdicts import Verdict
 
 MAX_STORY_LINES = 40

@@ -111,9 +111,7 @@ class Evaluator:
         self.marking = Marking()
         self.states = [RuleState(rule) for rule in ruleset.rules]
         """What each rule remembers, in the profile's order."""
-        self._step_tables = [
-            table for state in self.states for per, table in state.tables() if per == "step"
-        ]
+        self._step_tables = [table for state in self.states for per, table in state.tables() if per == "step"]
         self._indexes = ruleset.indexes
         self._with_result = ruleset.mask("connect", "wants_result")
         self._with_error = ruleset.mask("exec", "wants_error")
@@ -205,7 +203,15 @@ class Evaluator:
             process = image = self.processes.execute(event)
             self._memories.pop(event.pid, None)
         filename = event.filename if event.script or self._filename_matters else ""
-        question = (event.exe, filename, event.script, event.memfd, event.deleted, event.decision, event.error)
+        question = (
+            event.exe,
+            filename,
+            event.script,
+            event.memfd,
+            event.deleted,
+            event.decision,
+            event.error,
+        )
         answer = self._exec_answers.get(question)
         if answer is None:
             answer = self._learn_exec(question, event, image)
@@ -257,7 +263,9 @@ class Evaluator:
             return ()
         executed = process.executed
         facts = Facts(process, executed, self.setting) if executed is not None else None
-        parts = [part for part in self.ruleset.named_by(event) if facts is not None and part.find(facts) is None]
+        parts = [
+            part for part in self.ruleset.named_by(event) if facts is not None and part.find(facts) is None
+        ]
         was_denied = executed is None or self._denied(executed) or self._denied_content(process)
         process.identities.append(event)
         self._memories.clear()

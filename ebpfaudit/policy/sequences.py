@@ -77,7 +77,9 @@ class Sequences(Keyed[_Progress]):
     ) -> tuple[int, ...] | None:
         reached = progress.reached
         alone: tuple[int, ...] = (seq,)
-        for part in reversed(parts):  # one event is one step: a later part is entered before the one it follows
+        for part in reversed(
+            parts
+        ):  # one event is one step: a later part is entered before the one it follows
             if part == 0:
                 begun, events = ts_ns, alone
             else:

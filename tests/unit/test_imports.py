@@ -19,6 +19,7 @@ STAGES = (
     {"gpu"},
     {"profiles"},
     {"policy"},
+    {"stories"},
     {"trail"},
     {"kernel", "enforce", "output", "registry"},
     {"episodes"},

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ebpfaudit.events import Exit
-from ebpfaudit.policy.fixtures import collect, evaluate, judge
+from ebpfaudit.stories.fixtures import collect, evaluate, judge
 from ebpfaudit.profiles.load import load_profile, parse_profile, resolved_text
 from ebpfaudit.trail.recording import recorded_events
 

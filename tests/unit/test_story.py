@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ebpfaudit import events as e
-from ebpfaudit.policy.fixtures import evaluate
-from ebpfaudit.policy.narration import story_of, tree_around
-from ebpfaudit.policy.story import StoryError, parse_story
-from ebpfaudit.policy.words import expand, quote, quote_always, split
+from ebpfaudit.stories.fixtures import evaluate
+from ebpfaudit.stories.narration import story_of, tree_around
+from ebpfaudit.stories.story import StoryError, parse_story
+from ebpfaudit.stories.words import expand, quote, quote_always, split
 from ebpfaudit.profiles.load import load_profile, parse_profile
 from ebpfaudit.text import show
 

@@ -18,11 +18,11 @@ _GRAIN_NS = 1000
 
 def print_story(trail: str, profiles: tuple[str, ...], around: int | None) -> int:
     """Print the trail as a story that expects what the profiles (none named: the recorded one) say of it."""
-    from ebpfaudit.policy.expectation import expectation_text
-    from ebpfaudit.policy.fixtures import evaluate, fold
-    from ebpfaudit.policy.narration import story_of, tree_around
-    from ebpfaudit.policy.story import parse_story
     from ebpfaudit.profiles.load import load_profile
+    from ebpfaudit.stories.expectation import expectation_text
+    from ebpfaudit.stories.fixtures import evaluate, fold
+    from ebpfaudit.stories.narration import story_of, tree_around
+    from ebpfaudit.stories.story import parse_story
 
     name, recorded, events = _read(Path(trail))
     if around is not None:
@@ -45,7 +45,7 @@ def print_story(trail: str, profiles: tuple[str, ...], around: int | None) -> in
 
 def _read(path: Path) -> tuple[str, Profile | None, Sequence[Event]]:
     """(what to call it, the recorded profile, the events) of a trail, or of events as JSON lines."""
-    from ebpfaudit.policy.fixtures import load_fixture
+    from ebpfaudit.stories.fixtures import load_fixture
     from ebpfaudit.trail.reader import read_trail
     from ebpfaudit.trail.recording import recorded_events
     from ebpfaudit.trail.replay import recorded_profile

@@ -47,7 +47,7 @@ def find_subject(text: str) -> Subject:
 
 
 def _of_text(text: str, origin: str) -> Subject:
-    from ebpfaudit.policy.story import parse_story
+    from ebpfaudit.stories.story import parse_story
 
     if text.lstrip().startswith("{"):
         return _of_events(_decode(text, origin), None)
@@ -57,7 +57,7 @@ def _of_text(text: str, origin: str) -> Subject:
 
 
 def _of_file(path: Path, number: int | None) -> Subject:
-    from ebpfaudit.policy.fixtures import load_fixture
+    from ebpfaudit.stories.fixtures import load_fixture
     from ebpfaudit.trail.reader import read_trail
     from ebpfaudit.trail.recording import numbered_events, recorded_events
     from ebpfaudit.trail.replay import recorded_profile

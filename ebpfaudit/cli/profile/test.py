@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from ebpfaudit.policy.trial import Trial
+    from ebpfaudit.stories.trial import Trial
 
 _MANY = 300
 """Fixtures from which on a bar is shown to whoever waits."""
@@ -58,7 +58,7 @@ def test(
         from ebpfaudit.cli.profile.record import print_story
 
         return print_story(record, profiles, around)
-    from ebpfaudit.policy.trial import prepare
+    from ebpfaudit.stories.trial import prepare
     from ebpfaudit.trail.recording import recorded_events
 
     trials = _run(prepare(profiles, fixtures, text.lower(), recorded_events))

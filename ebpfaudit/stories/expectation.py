@@ -11,9 +11,9 @@ from typing import Any
 
 import msgspec
 
-from ebpfaudit.policy.fixtures import Outcome, verdicts_path
-from ebpfaudit.policy.story import StoryError
 from ebpfaudit.profiles.source import Source
+from ebpfaudit.stories.fixtures import Outcome, verdicts_path
+from ebpfaudit.stories.story import StoryError
 
 _LINE_CHARS = 110
 _BARE = re.compile(r"[A-Za-z0-9_-]+")

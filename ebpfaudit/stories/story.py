@@ -18,12 +18,12 @@ from msgspec import Struct
 
 from ebpfaudit import events as e
 from ebpfaudit.errors import EbpfAuditError
-from ebpfaudit.policy.lines import MAX_EVENTS, OPTIONS, PLACELESS, ROOT, Line, take_apart
-from ebpfaudit.policy.words import expand
 from ebpfaudit.profiles.addresses import AddressError, parse_address, show_address
 from ebpfaudit.profiles.quantities import size_over
 from ebpfaudit.profiles.schema import CHOICES, CONNECT_RESULTS
 from ebpfaudit.profiles.source import nearest
+from ebpfaudit.stories.lines import MAX_EVENTS, OPTIONS, PLACELESS, ROOT, Line, take_apart
+from ebpfaudit.stories.words import expand
 
 ROOT_PID = 100
 START_NS = 1_000_000_000

@@ -19,9 +19,9 @@ from msgspec import Struct
 
 from ebpfaudit.events import Event
 from ebpfaudit.policy.evaluator import Evaluator
-from ebpfaudit.policy.story import StoryError, parse_story
 from ebpfaudit.profiles.schema import Profile
 from ebpfaudit.profiles.source import InvalidProfile, Source, nearest
+from ebpfaudit.stories.story import StoryError, parse_story
 from ebpfaudit.verdicts import ACTIONS, Verdict
 
 KEYS = ("title", "family", "innocent", "missed", "events", "expect")

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from ebpfaudit import resources
 from ebpfaudit.errors import ProfileError
-from ebpfaudit.policy.expectation import write_expectation
-from ebpfaudit.policy.fixtures import Fixture, Outcome, ReadTrail, collect, judge, load_fixture
-from ebpfaudit.policy.story import StoryError
 from ebpfaudit.profiles.load import known_profiles, load_profile
 from ebpfaudit.profiles.source import nearest
+from ebpfaudit.stories.expectation import write_expectation
+from ebpfaudit.stories.fixtures import Fixture, Outcome, ReadTrail, collect, judge, load_fixture
+from ebpfaudit.stories.story import StoryError
 
 
 class Trial:

@@ -10,10 +10,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ebpfaudit import events as e
-from ebpfaudit.policy.lines import ADVANCE_NS, FLAGS, KEY, OPTIONS, REPEAT, ROOT, UNITS_NS
-from ebpfaudit.policy.story import CWD, START_NS, UID, StoryError, name_of
-from ebpfaudit.policy.words import quote, quote_always
 from ebpfaudit.process import ProcessKey, ProcessTable
+from ebpfaudit.stories.lines import ADVANCE_NS, FLAGS, KEY, OPTIONS, REPEAT, ROOT, UNITS_NS
+from ebpfaudit.stories.story import CWD, START_NS, UID, StoryError, name_of
+from ebpfaudit.stories.words import quote, quote_always
 
 _NOT_A_NAME = re.compile(r"[^\w.-]+", re.ASCII)
 

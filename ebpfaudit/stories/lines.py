@@ -6,8 +6,8 @@ import re
 
 from msgspec import Struct
 
-from ebpfaudit.policy.words import Word, split
 from ebpfaudit.profiles.source import nearest
+from ebpfaudit.stories.words import Word, split
 
 ROOT = "root"
 ADVANCE_NS = 1_000_000
