@@ -102,7 +102,9 @@ class _Session:
 
     def events(self) -> Iterator[Event]:
         yield EpisodeStart(0, "e", "p", 100, 1)
-        yield self._exec(100, 1, "/usr/bin/python3.11", "python3", "/opt/agent/main.py", "--workspace", "/workspace")
+        yield self._exec(
+            100, 1, "/usr/bin/python3.11", "python3", "/opt/agent/main.py", "--workspace", "/workspace"
+        )
         while True:
             task = self._random.choices((self._build, self._tests, self._git, self._train), (6, 5, 3, 1))[0]
             yield from task()
@@ -115,7 +117,16 @@ class _Session:
             name = self._random.randint(0, 400) if self._random.random() < 0.7 else 1000 + next(self._serial)
             temporary = f"/tmp/cc{self._random.getrandbits(36):x}.s"
             source = f"src/module_{name}.c"
-            common = ("-O2", "-g", "-Wall", "-Wextra", "-Iinclude", "-I/usr/include/openssl", "-DNDEBUG", "-fPIC")
+            common = (
+                "-O2",
+                "-g",
+                "-Wall",
+                "-Wextra",
+                "-Iinclude",
+                "-I/usr/include/openssl",
+                "-DNDEBUG",
+                "-fPIC",
+            )
             gcc, began = self._child(with_shell[0], "/usr/bin/x86_64-linux-gnu-gcc-12", "gcc", *common, "-c", source, "-o",
                                      f"build/module_{name}.o")  # fmt: skip
             yield from began
@@ -130,18 +141,26 @@ class _Session:
         yield self._exit(with_shell[0])
 
     def _tests(self) -> Iterator[Event]:
-        pid, events = self._child(100, "/usr/bin/python3.11", "python3", "-m", "pytest", "-q", f"tests/test_{self._pick(60)}.py")
+        pid, events = self._child(
+            100, "/usr/bin/python3.11", "python3", "-m", "pytest", "-q", f"tests/test_{self._pick(60)}.py"
+        )
         yield from events
         for _ in range(self._random.randint(10, 40)):
             yield from self._connect(pid, "127.0.0.1", 8000 + self._pick(12))
         for _ in range(self._random.randint(1, 6)):
             yield from self._connect(pid, f"10.20.0.{self._pick(4)}", 3128)
         if self._random.random() < 0.3:  # somewhere new
-            yield from self._connect(pid, f"{self._pick(200) + 11}.{self._pick(256)}.{self._pick(256)}.{self._pick(256)}", 443)
+            yield from self._connect(
+                pid, f"{self._pick(200) + 11}.{self._pick(256)}.{self._pick(256)}.{self._pick(256)}", 443
+            )
         yield self._exit(pid)
 
     def _git(self) -> Iterator[Event]:
-        for argv in (("git", "status", "--porcelain=v2"), ("git", "diff", "--stat", "HEAD"), ("git", "log", "-1")):
+        for argv in (
+            ("git", "status", "--porcelain=v2"),
+            ("git", "diff", "--stat", "HEAD"),
+            ("git", "log", "-1"),
+        ):
             pid, events = self._child(100, "/usr/bin/git", *argv)
             yield from events
             yield self._exit(pid)
@@ -151,7 +170,9 @@ class _Session:
         yield self._exit(pid)
 
     def _train(self) -> Iterator[Event]:
-        pid, events = self._child(100, "/usr/bin/python3.11", "python3", "train.py", f"--seed={next(self._serial)}")
+        pid, events = self._child(
+            100, "/usr/bin/python3.11", "python3", "train.py", f"--seed={next(self._serial)}"
+        )
         yield from events
         for kind, command in (("open", ""), ("context", "RM_ALLOC"), *(("alloc", "RM_ALLOC"),) * 12):
             yield Gpu(self._tick(), pid, pid, "python3", kind, "nvidia:0", command, "", self._pick(1 << 30))

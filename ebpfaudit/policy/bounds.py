@@ -27,6 +27,9 @@ MAX_REMEMBERED_CHARS = 8 * 2**20
 LONGEST_REMEMBERED = 512
 """A value longer than this, or what is new in a command line if that is longer, is looked at each time."""
 
+LONGEST_IMAGE = 4096
+"""Processes whose arguments and paths are longer in all share no answers."""
+
 MAX_PROCESSES = 2**22
 """Live ones: the kernel has no more pids (PID_MAX_LIMIT, include/linux/threads.h)."""
 

@@ -29,71 +29,21 @@ from ebpfaudit.events import (
     Seen,
     Step,
 )
-from ebpfaudit.gpu import JUDGED_KINDS
-from ebpfaudit.policy.bounds import LONGEST_REMEMBERED, MAX_REMEMBERED
-from ebpfaudit.policy.compiled import VALUE_CHARS, CompiledPart, Match
-from ebpfaudit.policy.facts import Facts, Setting, endpoint, image_after
-from ebpfaudit.policy.matching import match_identities
+from ebpfaudit.policy.answers import FINDING_CHARS, QUESTION_CHARS, ExecAnswer, Finding, Findings, Memory
+from ebpfaudit.policy.bounds import LONGEST_IMAGE, LONGEST_REMEMBERED, MAX_REMEMBERED
+from ebpfaudit.policy.compiled import CompiledPart, Match
+from ebpfaudit.policy.facts import Facts, Setting, image_after
 from ebpfaudit.policy.memory import bounds_of, measure
 from ebpfaudit.policy.programs import programs_of
 from ebpfaudit.policy.remembered import Room
 from ebpfaudit.policy.ruleset import ruleset_of
+from ebpfaudit.policy.sections import Sections
 from ebpfaudit.policy.state import Marking, RuleState
 from ebpfaudit.process import MAX_IDENTITIES, Process, ProcessTable
 from ebpfaudit.profiles.schema import Profile
-from ebpfaudit.verdicts import Action, Verdict
+from ebpfaudit.verdicts import Verdict
 
-_PING_PROTOCOLS = ("icmp", "icmp6")
-_JUDGED_PROTOCOLS = ("tcp", "udp", *_PING_PROTOCOLS)
-_NOWHERE = ("0.0.0.0", "::")
-
-
-_QUESTION_CHARS = 64
-"""About what a question takes."""
-
-
-class Finding:
-    """What is to be said of an event, but for what depends on earlier ones."""
-
-    __slots__ = ("matches", "rest", "state")
-
-    def __init__(
-        self, rest: tuple[Any, ...], state: RuleState | None = None, matches: tuple[Match, ...] = ()
-    ) -> None:
-        self.rest = rest
-        """A verdict's fields after `seq`, in their order: a section's, or a rule's that is always the same."""
-        self.state = state
-        """If set: of the rule that decides with these `matches`."""
-        self.matches = matches
-
-
-Findings = tuple[Finding, ...]
 Verdicts = tuple[Verdict, ...]
-
-
-class _Memory:
-    """What holds for one process until it executes something else."""
-
-    __slots__ = ("answers", "candidates", "process", "start")
-
-    def __init__(
-        self, process: Process, answers: dict[Hashable, Findings], candidates: dict[str, int]
-    ) -> None:
-        self.process = process
-        self.start = process.start
-        self.answers = answers
-        self.candidates = candidates
-        """Per kind of event, the rules' parts that such a process's events may concern."""
-
-
-class _ExecAnswer:
-    """What holds for an executable whatever its arguments: denied or not, and the rules' parts that remain."""
-
-    __slots__ = ("candidates", "denied")
-
-    def __init__(self, denied: Finding | None, candidates: int) -> None:
-        self.denied = denied
-        self.candidates = candidates
 
 
 class Evaluator:
@@ -112,6 +62,7 @@ class Evaluator:
         self.states = [RuleState(rule) for rule in ruleset.rules]
         """What each rule remembers, in the profile's order."""
         self._step_tables = [table for state in self.states for per, table in state.tables() if per == "step"]
+        self._sections = Sections(ruleset)
         self._indexes = ruleset.indexes
         self._with_result = ruleset.mask("connect", "wants_result")
         self._with_error = ruleset.mask("exec", "wants_error")
@@ -121,9 +72,9 @@ class Evaluator:
         self._bytes_matter = "bytes" in fields
         self._filename_matters = "filename" in ruleset.fields("exec")
         self._room = Room()
-        self._memories: dict[int, _Memory] = {}
+        self._memories: dict[int, Memory] = {}
         self._by_image: dict[Hashable, tuple[dict[Hashable, Findings], dict[str, int]]] = {}
-        self._exec_answers: dict[Hashable, _ExecAnswer] = {}
+        self._exec_answers: dict[Hashable, ExecAnswer] = {}
         for table in (self._memories, self._by_image, self._exec_answers):
             self._room.share(table)
         self._handlers: dict[type, Callable[[Any], Verdicts]] = {
@@ -167,7 +118,7 @@ class Evaluator:
         if memory is None or memory.start != event.start:
             if event.phase == "done" and not self.processes.knows(event.pid, event.start):
                 # answered after its end: not entered again
-                memory = _Memory(Process(event.pid, event.start), {}, {})
+                memory = Memory(Process(event.pid, event.start), {}, {})
             else:
                 memory = self._remember(event.pid, event.start)
         question: Hashable = (event.dst, event.port, event.protocol, event.phase, event.result)
@@ -266,11 +217,13 @@ class Evaluator:
         parts = [
             part for part in self.ruleset.named_by(event) if facts is not None and part.find(facts) is None
         ]
-        was_denied = executed is None or self._denied(executed) or self._denied_content(process)
+        was_denied = (
+            executed is None or self._sections.on_exec(executed) or self._sections.on_content(process)
+        )
         process.identities.append(event)
         self._memories.clear()
         findings: list[Finding] = []
-        if not was_denied and (denied := self._denied_content(process)) is not None:
+        if not was_denied and (denied := self._sections.on_content(process)) is not None:
             findings.append(denied)
         if facts is not None:
             found = [(part, part.find(facts, part.naming(event, process.exe))) for part in parts]
@@ -294,7 +247,7 @@ class Evaluator:
         rests = [state.rest(self.events - 1) for state in self.states]
         return tuple([rest for rest in rests if rest is not None])
 
-    def _judge_connect(self, event: Connect, memory: _Memory) -> Findings:
+    def _judge_connect(self, event: Connect, memory: Memory) -> Findings:
         """The section's finding, and those of the rules, on an event like this from such a process."""
         facts, section, judged = self.facts_of(event, memory.process)
         return (*section, *self._judge("connect", facts, memory, judged))
@@ -303,51 +256,25 @@ class Evaluator:
         """What rules are told of an event; what the section (of connects and GPU events) finds; and the parts of
         rules that are about such an event at all."""
         facts = Facts(process, event, self.setting, getattr(event, "result", ""))
-        if isinstance(event, Connect):
-            return self._connect_facts(event, facts)
         if isinstance(event, Exec):
             everything = self._indexes["exec"].all
             return facts, (), self._with_error if event.error else everything & ~self._with_error
-        if isinstance(event, Gpu) and self.profile.gpu is not None and event.event in JUDGED_KINDS:
-            action, entry = self.profile.gpu.decide(event.device, event.uuid)
-            if action in ("deny", "kill"):
-                facts.result = "denied"
-            if action != "allow":
-                field, value = ("uuid", event.uuid) if event.uuid else ("device", event.device)
-                found = Finding((action, "gpu", field, value[:VALUE_CHARS], entry))
-                return facts, (found,), self._indexes["gpu"].all
-        return facts, (), self._indexes[event.__struct_config__.tag].all  # type: ignore[index]
-
-    def _connect_facts(self, event: Connect, facts: Facts) -> tuple[Facts, Findings, int]:
+        judged = self._indexes[event.__struct_config__.tag].all  # type: ignore[index]
+        if isinstance(event, Gpu):
+            found = self._sections.on_gpu(event, facts)
+            return facts, () if found is None else (found,), judged
+        if not isinstance(event, Connect):
+            return facts, (), judged
         # A rule that asks for no result judges the attempt. "denied" is, of one that is done, the host's answer, or
         # another program's: our own denial was the attempt's, and has no "done".
         if event.phase != "attempt":
             return facts, (), self._with_result
-        action, entry = self._decide_connect(event, facts.destination)
-        is_denied = action in ("deny", "kill") or event.result == "denied"
-        facts.result = "denied" if is_denied else ""
-        everything = self._indexes["connect"].all
-        judged = everything if is_denied else everything & ~self._with_result
-        if action == "allow":
-            return facts, (), judged
-        found = Finding((action, "network", "dst", endpoint(event)[:VALUE_CHARS], entry))
-        return facts, (found,), judged
+        found = self._sections.on_connect(event, facts)
+        if facts.result != "denied":
+            judged &= ~self._with_result
+        return facts, () if found is None else (found,), judged
 
-    def _decide_connect(self, event: Connect, destination: int | str) -> tuple[Action, str]:
-        network = self.profile.network
-        if network is None:
-            return "allow", ""
-        if event.family == "unix":
-            return network.decide_unix(event.dst)
-        if event.protocol not in _JUDGED_PROTOCOLS or (
-            event.dst in _NOWHERE and event.protocol in _PING_PROTOCOLS
-        ):
-            return "deny", "protocol"  # what the probe refuses because it could not judge where it goes
-        if not isinstance(destination, int):
-            return network.default, "default"
-        return network.decide_ip(destination.to_bytes(16, "big"), event.port, event.protocol)
-
-    def _judge_gpu(self, event: Gpu, memory: _Memory) -> Findings:
+    def _judge_gpu(self, event: Gpu, memory: Memory) -> Findings:
         facts, section, judged = self.facts_of(event, memory.process)
         return (*section, *self._judge("gpu", facts, memory, judged))
 
@@ -365,7 +292,7 @@ class Evaluator:
             self._learn(memory, question, findings)
         return self._conclude(findings, event.ts_ns, memory.process) if findings else ()
 
-    def _judge(self, kind: str, facts: Facts, memory: _Memory, judged: int) -> Findings:
+    def _judge(self, kind: str, facts: Facts, memory: Memory, judged: int) -> Findings:
         """What the rules' parts of the set `judged` find in an event that is no exec."""
         if not judged:
             return ()
@@ -423,58 +350,37 @@ class Evaluator:
             self.marking.set(mark, process, ts_ns)
         return tuple(verdicts)
 
-    def _remember(self, pid: int, start: int) -> _Memory:
+    def _remember(self, pid: int, start: int) -> Memory:
         """The memory of a process; those that run the same share their answers."""
         process = self.processes.get(pid, start)
         image: tuple[Any, ...] = tuple([getattr(process, name) for name in self._image_fields])
-        chars = sum(map(len, process.argv)) if "argv" in self._image_fields else 0
         if process.identities and self.ruleset.names_identities:
             image = (*image, *process.identities)
-        shared = self._by_image.get(image) if chars <= LONGEST_REMEMBERED else None
+        shared = self._by_image.get(image)
         if shared is None:
             shared = {}, {}
-            if chars <= LONGEST_REMEMBERED:
+            chars = sum(sum(map(len, value)) for value in image if isinstance(value, str | tuple))
+            if chars <= LONGEST_IMAGE:
                 self._room.take(chars)
                 self._by_image[image] = shared
-        memory = self._memories[pid] = _Memory(process, shared[0], shared[1])
+        memory = self._memories[pid] = Memory(process, *shared)
         return memory
 
-    def _learn(self, memory: _Memory, question: Hashable, findings: Findings) -> Findings:
-        self._room.take(_QUESTION_CHARS)
+    def _learn(self, memory: Memory, question: Hashable, findings: Findings) -> Findings:
+        self._room.take(QUESTION_CHARS + FINDING_CHARS * len(findings))
         memory.answers[question] = findings
         return findings
 
-    def _learn_exec(self, question: Hashable, event: Exec, image: Process) -> _ExecAnswer:
+    def _learn_exec(self, question: Hashable, event: Exec, image: Process) -> ExecAnswer:
         facts, _, judged = self.facts_of(event, image)
         candidates = self._indexes["exec"].of_image(facts, judged) if judged else 0
-        entry = "" if event.error else self._denied(event)
-        denied = None
-        if entry:
-            denied = Finding(("deny", "exec", "exe", event.exe[:VALUE_CHARS], entry, "process"))
-        answer = _ExecAnswer(denied, candidates)
+        denied = None if event.error else self._sections.on_exec(event)
+        answer = ExecAnswer(denied, candidates)
         chars = len(event.exe) + len(event.filename)
         if chars <= 2 * LONGEST_REMEMBERED:
             self._room.take(chars)
             self._exec_answers[question] = answer
         return answer
-
-    def _denied(self, event: Exec) -> str:
-        """The entry of the exec section that denies this file; "" if none does."""
-        entry = self.ruleset.deny(event.exe) if self.ruleset.deny is not None else None
-        if entry is None and event.decision == "kill":
-            # The probe knows a denied file by its inode: here it goes by another name.
-            return "the same file as a denied one"
-        return entry or ""
-
-    def _denied_content(self, process: Process) -> Finding | None:
-        """The exec section's finding on a program that is denied by what it is, if that is known."""
-        match = match_identities(self.ruleset.denied_identities)
-        for path in programs_of(process):
-            entry = match(process, path)
-            if entry is not None:
-                field = "exe" if path == process.exe else "program"
-                return Finding(("deny", "exec", field, path[:VALUE_CHARS], entry, "process"))
-        return None
 
 
 def _nothing(_event: Event) -> Verdicts:

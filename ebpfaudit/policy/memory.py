@@ -22,7 +22,8 @@ def measure(states: Iterable[RuleState], marking: Marking, processes: ProcessTab
             "processes": len(alive),
             "departed": processes.departed,
             "marks": len(marking.episode)
-            + sum(len(process.marks) + len(process.tree_marks) for process in alive),
+            + sum(len(process.marks) for process in alive)
+            + sum(len(tree.tree_marks) for tree in {id(each.tree): each.tree for each in alive}.values()),
         }
     )
     for state in states:

@@ -164,7 +164,7 @@ def test_metadata_is_not_allowed_and_its_neighbours_are_not_joined_to_it(tmp_pat
     )
     assert entries(profile) == ["169.254.169.254:53/udp"]
     assert any("kill by base" in line and "169.254.169.254:80/tcp" in line for line in learned.not_allowed)
-    assert "# not allowed: kill by base: network" in learned.text
+    assert "# not allowed: deny by base: network" in learned.text
 
 
 def test_what_was_denied_when_it_was_observed_is_listed_and_not_allowed(tmp_path):

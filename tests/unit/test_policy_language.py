@@ -1,8 +1,21 @@
 """Sequences, marks, limits, identities, and the fields that look behind a name."""
 
 import pytest
+from msgspec.structs import replace
 
-from ebpfaudit.events import Connect, EpisodeEnd, EpisodeStart, Exec, Exit, Fork, Gpu, Identity, Seen, Step
+from ebpfaudit.events import (
+    CgroupMove,
+    Connect,
+    EpisodeEnd,
+    EpisodeStart,
+    Exec,
+    Exit,
+    Fork,
+    Gpu,
+    Identity,
+    Seen,
+    Step,
+)
 from ebpfaudit.policy.evaluator import Evaluator
 from ebpfaudit.profiles.load import parse_profile
 
@@ -385,3 +398,65 @@ def test_message_does_not_repeat_another_process():
     profile = rule("connect", "port = 22", 'message = "{cwd}"')
     events = [START, execute("/x", cwd="/a"), connect(port=22), execute("/x", cwd="/b"), connect(port=22)]
     assert [verdict.message for verdict in judge(profile, *events)] == ["/a", "/b"]
+
+
+@pytest.mark.parametrize(
+    ("when", "hit", "miss"),
+    [
+        ('program = "/a/x.py"', execute("/bin/python3", "p", "x.py", cwd="/a"), execute("/bin/python3", "p", "x.py", cwd="/b")),
+        ('program = "*/s"', execute("/bin/sh", "sh", filename="/a/s", script=True), execute("/bin/sh", "sh")),
+        ('option = "-R"', execute("/x", "x", "-R"), execute("/x", "x", "-L")),
+        ("inline_code = true", execute("/bin/sh", "sh", "-c"), execute("/bin/sh", "sh", "x")),
+        ("temporary = true", execute("/x", deleted=True), execute("/x")),
+        ("temporary = true", execute("/x", memfd=True), execute("/x")),
+        ("via_linker = true", execute("/lib/ld.so"), execute("/lib/x.so")),
+        ("deleted = true", execute("/x", deleted=True), execute("/x")),
+        ('cwd = "/a"', execute("/x", cwd="/a"), execute("/x", cwd="/b")),
+        ('cmdline = "a b"', execute("/x", "a", "b"), execute("/x", "a", "c")),
+        ('not-ancestor = "*/sh"', execute("/x"), None),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("kind", ["connect", "gpu", "fork", "exit", "cgroup-move"])
+def test_processes_that_differ_are_not_taken_for_one_another(kind, when, hit, miss):
+    """What is remembered of one process serves another only if they are equal in all that the rules look at."""
+    act = {
+        "connect": lambda pid: connect(pid=pid),
+        "gpu": lambda pid: context(pid),
+        "fork": lambda pid: Fork(1, pid, 1, pid + 50, 1),
+        "exit": lambda pid: Exit(1, pid, 1),
+        "cgroup-move": lambda pid: CgroupMove(1, pid, 1, "/c", True, 1),
+    }[kind]
+    first = [fork(1, 2), hit]
+    other = [fork(1, 3), execute("/bin/sh", pid=3), replace(miss or hit, pid=3)]
+    events = [START, *first, *other, act(2), act(3)]
+
+    assert [number for number in numbers(rule(kind, when), *events) if number > 5] == [6]
+    swapped = numbers(rule(kind, when), *events[:-2], act(3), act(2))
+    assert [number for number in swapped if number > 5] == [7]
+
+
+def test_what_is_known_of_one_process_is_not_known_of_its_equal():
+    profile = rule("connect", 'exe = "same-as:/usr/bin/ssh"')
+    known = Identity(1, 3, 1, "/tmp/py", "", ("/usr/bin/ssh",))
+    events = [
+        START,
+        execute("/tmp/py"),
+        connect(),
+        execute("/tmp/py", pid=3),
+        known,
+        connect(pid=3),
+        connect(),
+    ]
+
+    assert numbers(profile, *events) == [5]
+
+
+def test_equal_windows_of_short_processes_leave_nothing():
+    profile = rule("connect", "port = 80", 'count = { over = 5, within = "1h", per = "process" }')
+    evaluator = Evaluator(parse_profile(profile, "p"))
+    for pid in range(10, 3000):
+        for event in (fork(1, pid), connect(pid=pid), Exit(1, pid, 1)):
+            evaluator.evaluate(event)
+
+    held = evaluator.memory()
+    assert (held["windows"], held["window entries"], held["processes"]) == (0, 0, 1)

@@ -1,7 +1,7 @@
 """Who is who: lives of a pid, inheritance, and the trees below an episode's root."""
 
 from ebpfaudit.events import Exec, Exit, Fork, Seen
-from ebpfaudit.process import ProcessKey, ProcessTable
+from ebpfaudit.process import MAX_DEPARTED, ProcessKey, ProcessTable
 
 
 def execute(table, pid, start, exe, *argv, **more):
@@ -114,3 +114,54 @@ def test_an_answer_that_comes_after_the_end_enters_nobody():
     evaluator.evaluate(Exit(2, 11, 6))
     evaluator.evaluate(Connect(3, 11, 6, "x", "ipv4", "tcp", "10.0.0.1", 80, "done", "aborted"))
     assert [process.pid for process in evaluator.processes.alive()] == [10]
+
+
+def test_children_share_what_is_found_out_about_a_program_until_they_run_another():
+    table = family()
+    execute(table, 2, 10, "/bin/a", "a", deleted=True)
+    table.fork(Fork(1, 2, 10, 5, 10))
+    table.fork(Fork(1, 2, 10, 6, 10))
+    execute(table, 6, 10, "/bin/b", "b")
+    table.get(2, 10).identities.append("found out late")
+
+    assert table.get(5, 10).identities == ["found out late"] and table.get(5, 10).deleted
+    assert table.get(6, 10).identities == [] and not table.get(6, 10).deleted
+    assert table.get(5, 10).executed is None
+    execute(table, 2, 10, "/bin/c", "c")
+    assert table.get(5, 10).identities == ["found out late"] and table.get(2, 10).identities == []
+
+
+def test_marks_are_inherited_and_stay_through_exec():
+    table = family()
+    table.get(2, 10).marks = (("a", 100),)
+    table.fork(Fork(1, 2, 10, 5, 10))
+    execute(table, 5, 10, "/bin/b", "b")
+    table.get(2, 10).marks = ()
+
+    assert table.get(5, 10).marks == (("a", 100),)
+
+
+def test_lineage_is_what_ancestors_ran_and_what_it_ran_itself():
+    table = ProcessTable(lambda process: {"/bin/a": 1, "/bin/b": 2, "/bin/c": 4}.get(process.exe, 0))
+    table.set_root(1, 10)
+    execute(table, 1, 10, "/bin/a", "a")
+    table.fork(Fork(1, 1, 10, 2, 10))
+    assert table.get(2, 10).lineage == 1
+    execute(table, 2, 10, "/bin/b", "b")
+    execute(table, 2, 10, "nothing", error="ENOENT")
+    assert table.get(2, 10).lineage == 1
+    execute(table, 2, 10, "/bin/c", "c")
+    assert table.get(2, 10).lineage == 3
+    table.fork(Fork(1, 2, 10, 3, 10))
+    assert (table.get(3, 10).lineage, table.get(1, 10).lineage) == (7, 0)
+
+
+def test_the_latest_ended_processes_are_kept_if_asked_for():
+    table = ProcessTable(keep_departed=True)
+    for pid in range(2, 2 + 2 * MAX_DEPARTED):
+        table.get(pid, 10)
+        table.exit(Exit(1, pid, 10))
+
+    assert table.departed == MAX_DEPARTED and len(table) == 0
+    assert table.find(1 + 2 * MAX_DEPARTED, 10) is not None and table.find(2, 10) is None
+    assert ProcessTable().find(2, 10) is None
