@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from ebpfaudit.stories.fixtures import HARSH, SECTIONS, Fixture, collect, evaluate
 from ebpfaudit.profiles.load import load_profile
 from ebpfaudit.profiles.schema import IDENTITIES, Profile, Rule
+from ebpfaudit.stories.fixtures import HARSH, SECTIONS, Fixture, collect, evaluate
 from ebpfaudit.verdicts import Verdict
 
 FOLDER = Path(__file__).parents[1] / "profiles"

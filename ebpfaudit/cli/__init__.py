@@ -47,11 +47,18 @@ def main() -> None:
     except BrokenPipeError:
         _leave_quietly()
     except EbpfAuditError as error:
-        print(f"Error: {error}", file=sys.stderr)
+        _complain(error)
         sys.exit(error.exit_code)
     except OSError as error:
-        print(f"Error: {error}", file=sys.stderr)
+        _complain(error)
         sys.exit(EXIT_FAILURE)
+
+
+def _complain(error: Exception) -> None:
+    """It may quote what somebody else chose."""
+    from ebpfaudit.output.terminal import printable
+
+    print("Error:", "\n".join(map(printable, str(error).split("\n"))), file=sys.stderr)
 
 
 def _open_closed_streams() -> None:

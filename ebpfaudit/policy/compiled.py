@@ -17,6 +17,7 @@ from ebpfaudit.policy.matching import (
     identity_keys,
     match_identities,
     match_texts,
+    match_words,
     split_identities,
 )
 from ebpfaudit.policy.options import compile_options
@@ -152,7 +153,7 @@ class CompiledPart:
 
     def _value(self, facts: Facts, field: str) -> str:
         if field in ("argv", "option", "program") and field in self.part.when:
-            return met_value(self.part.on, field, self.part.when[field], facts)
+            return met_value(field, self.part.when[field], facts)
         return show_field(self.part.on, field, facts)
 
 
@@ -207,14 +208,14 @@ def compile_rules(rules: Iterable[Rule], bits: Mapping[str, int]) -> dict[str, l
     return by_kind
 
 
-def met_value(kind: str, name: str, values: Values, facts: Facts) -> str:
+def met_value(name: str, values: Values, facts: Facts) -> str:
     """Of a field with several values, the one that `values` meet."""
     if name == "option":
         met = compile_options(values)(facts.process.argv)
         return met[1] if met else ""
     if name == "argv":
-        match_word = compile_matcher(kind, "cmdline", values)
-        return next((word for word in facts.process.argv if match_word(word) is not None), "")
+        place = match_words(tuple(map(str, values)))(facts.process.argv)
+        return facts.process.argv[place[0]] if place else ""
     match = _program_matcher(values)
     return next((path for path in programs_of(facts.process) if match(facts.process, path) is not None), "")
 

@@ -8,24 +8,24 @@ these are tested in full (`CompiledPart.find`): an index may let too much pass, 
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import reduce
 from operator import or_
 from typing import Any, NamedTuple
 
-from ebpfaudit.policy.bounds import LONGEST_REMEMBERED
 from ebpfaudit.policy.compiled import CompiledPart
 from ebpfaudit.policy.facts import Facts, Getter, getter, is_of_event
-from ebpfaudit.policy.matching import fold_spans, longest_literal, spans_of, split_identities
-from ebpfaudit.policy.options import option_name
+from ebpfaudit.policy.globs import literals_of
+from ebpfaudit.policy.matching import fold_spans, spans_of, split_identities
+from ebpfaudit.policy.options import is_letter, option_name
 from ebpfaudit.policy.remembered import Remembered, Room
-from ebpfaudit.policy.texts import GRAM, TextIndex
+from ebpfaudit.policy.texts import NeedleIndex, TextIndex
 from ebpfaudit.profiles.quantities import size_over
-from ebpfaudit.profiles.schema import FIELDS
+from ebpfaudit.profiles.schema import FIELDS, Values
 
 _COSTS = ("number", "flag", "choice", "ancestor", "size", "text", "path", "dst", "program", "words")
 _WORDS = ("option", "argv", "cmdline")
-"""Fields that are tested word by word, the most telling first: of several in one part, only one is indexed."""
+"""Fields of the command line, the most telling first: of several in one part, only one is indexed."""
 _OF_IMAGE = ("exe", "script", "memfd", "deleted", "temporary", "via_linker", "error")
 """Fields of an exec that are the same whenever the same file is executed in the same way."""
 _NOT_INDEXED = ("mark", "inline_code")
@@ -52,9 +52,8 @@ class Index:
         names = [name for name in FIELDS[kind] if any(name in part.part.when for part in parts)]
         names.sort(key=lambda name: _cost(kind, name))
         fields = [(name, field) for name in names if (field := self._field(name)) is not None]
-        if words := self._words():
-            fields.append(("argv", words))
-        self._fields = [field for _, field in fields]
+        self._needles = self._words()
+        self._worded = sum(1 << part.position for part in parts if any(name in part.part.when for name in _WORDS))
         self._by_group = {
             "event": [field for name, field in fields if is_of_event(kind, name)],
             "process": [field for name, field in fields if not is_of_event(kind, name)],
@@ -68,7 +67,7 @@ class Index:
 
     def of_process(self, facts: Facts, candidates: int) -> int:
         """Those that the fields of the process, and of the episode's setting, leave."""
-        return self._narrow("process", facts, candidates)
+        return self._narrow_by_words(facts, self._narrow("process", facts, candidates))
 
     def of_image(self, facts: Facts, candidates: int) -> int:
         """Those that an exec's file, and how it was started, leave."""
@@ -76,7 +75,7 @@ class Index:
 
     def of_rest(self, facts: Facts, candidates: int) -> int:
         """Those that all else about an exec leaves."""
-        return self._narrow("rest", facts, candidates)
+        return self._narrow_by_words(facts, self._narrow("rest", facts, candidates))
 
     def members(self, candidates: int) -> Iterable[CompiledPart]:
         """The parts of a set, in their order."""
@@ -93,8 +92,15 @@ class Index:
                     return 0
         return candidates
 
+    def _narrow_by_words(self, facts: Facts, candidates: int) -> int:
+        worded = candidates & self._worded
+        if not worded:
+            return candidates
+        line = " ".join(("", *facts.process.argv, ""))
+        return candidates & ~worded | self._needles.find(line, worded)
+
     def _field(self, name: str) -> _Field | None:
-        """The index of one field, but of those that are tested word by word."""
+        """The index of one field, but of those of the command line."""
         if name in _WORDS or name in _NOT_INDEXED:
             return None
         bits: dict[Any, int] = {}
@@ -146,65 +152,14 @@ class Index:
 
         return Remembered(find, self._room).__getitem__
 
-    def _words(self) -> _Field | None:
-        """Tests on the arguments. Each word is looked at once; what a word means is remembered."""
-        by_field: dict[str, dict[str, int]] = {name: {} for name in _WORDS}
-        tested = 0
+    def _words(self) -> NeedleIndex:
+        """What a command line must hold for a part's test on it to pass."""
+        needles: dict[str, int] = {}
         for part in self._parts:
             name = next((name for name in _WORDS if name in part.part.when), "")
-            asked = _asked_of_words(name, map(str, part.part.when[name])) if name else None
-            if asked is not None:
-                tested |= 1 << part.position
-                for text in asked:
-                    by_field[name][text] = by_field[name].get(text, 0) | 1 << part.position
-        if not tested:
-            return None
-        words = _Words(by_field, self.all & ~tested, self._room)
-        return _Field(tested, getter(self._kind, "argv"), words.look)
-
-
-class _Words:
-    """What the arguments of a command line say. Each word is looked at once, and remembered."""
-
-    def __init__(self, by_field: Mapping[str, dict[str, int]], others: int, room: Room) -> None:
-        self._others = others
-        self._index = TextIndex(by_field["argv"], by_field["cmdline"])
-        self._options = by_field["option"]
-        self._letters = [
-            (name[1], found) for name, found in self._options.items() if len(name) == 2 and name[1] != "-"
-        ]
-        self._known: dict[str, int] = {}
-        self._room = room
-        room.share(self._known)
-
-    def look(self, argv: tuple[str, ...]) -> int:
-        meanings = set(map(self._known.get, argv))
-        if None in meanings:
-            meanings.update(self._learn([word for word in argv if word not in self._known]))
-        found = self._others
-        for bits in meanings:
-            found |= bits or 0
-        return found
-
-    def _learn(self, words: list[str]) -> list[int]:
-        learned = self._index.find_all(words)
-        if self._options:
-            for place, word in enumerate(words):
-                if word[:1] == "-":
-                    learned[place] |= self._as_option(word)
-        chars = sum(map(len, words))
-        if chars <= LONGEST_REMEMBERED:
-            self._room.take(chars, len(words))
-            self._known.update(zip(words, learned, strict=True))
-        return learned
-
-    def _as_option(self, word: str) -> int:
-        found = self._options.get(word.partition("=")[0], 0)
-        if word[1:2] != "-":
-            for letter, passing in self._letters:
-                if letter in word:
-                    found |= passing
-        return found
+            for needle in _needles_of(name, part.part.when[name]) if name else ():
+                needles[needle] = needles.get(needle, 0) | 1 << part.position
+        return NeedleIndex(needles, self._room)
 
 
 def _cost(kind: str, name: str) -> int:
@@ -212,15 +167,26 @@ def _cost(kind: str, name: str) -> int:
     return _COSTS.index(field_type) if field_type in _COSTS else len(_COSTS)
 
 
-def _asked_of_words(name: str, values: Iterable[str]) -> list[str] | None:
-    """What some word must meet (argv), be (option) or hold (cmdline) wherever one of `values` is met; None if that
-    cannot be said: a literal that is too short to look for."""
-    if name == "option":
-        return [option_name(value) for value in values]
-    if name == "argv":
-        return list(values)
-    literals = [max(longest_literal(value).split(" "), key=len) for value in values]
-    return literals if all(len(literal) >= GRAM for literal in literals) else None
+def _needles_of(name: str, values: Values) -> set[str]:
+    """Texts of which a command line holds one wherever one of `values` is met, if each of its words stands between
+    two spaces."""
+    needles = {_needle_of(name, str(value)) for value in values}
+    return {each for each in needles if not any(other in each for other in needles if other != each)}
+
+
+def _needle_of(name: str, value: str) -> str:
+    if name != "option":
+        return _longest(literals_of(value, " ", " "))
+    option = option_name(value)
+    # A letter may stand anywhere in a cluster, and its value right behind it.
+    needle = option[1] if is_letter(option) else f" {option}"
+    _, _, glob = value.partition(" ")
+    return _longest([needle, *literals_of(glob, "", " ")])
+
+
+def _longest(literals: list[str]) -> str:
+    """The last of several: a command line's first words are the common ones."""
+    return max(reversed(literals), key=len)
 
 
 def _number_index(bits: dict[Any, int], field_type: str) -> Look:

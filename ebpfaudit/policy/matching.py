@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any, TypeVar
 
 from ebpfaudit.events import Identity
+from ebpfaudit.policy.globs import ANY_FOLDER, ANY_OF_LINE, WILD, Glob, glob_regex
 from ebpfaudit.process import Process
 from ebpfaudit.profiles.addresses import Network, parse_networks
 from ebpfaudit.profiles.quantities import size_over
@@ -22,8 +23,8 @@ Matcher = Callable[[Any], str | None]
 Item = TypeVar("Item")
 Folded = TypeVar("Folded")
 
-WILD = re.compile(r"[*?\[]")
-ANY_FOLDER = re.compile(r"\*/[^*?\[/]+")
+_MANY = 16
+"""Words; so many are looked at one by one."""
 
 
 @lru_cache(maxsize=512)
@@ -36,86 +37,104 @@ def compile_matcher(kind: str, name: str, values: Values) -> Matcher:
         return _match_size(values)
     if field_type == "dst":
         return _match_destination(values)
-    match_text = match_texts(tuple(str(value) for value in values))
+    texts = tuple(map(str, values))
     if field_type not in ("words", "program"):
-        return match_text
-    return lambda words: next((met for word in words if (met := match_text(word)) is not None), None)
+        return match_texts(texts)
+    match_any = match_words(texts)
 
+    def match(words: tuple[str, ...]) -> str | None:
+        met = match_any(words)
+        return met[1] if met is not None else None
 
-def glob_regex(pattern: str, any_char: str = ".") -> str:
-    """A regular expression for the whole of a text; "*" also crosses "/", unless `any_char` does not.
-
-    What lies between two stars is matched where it first occurs and never reconsidered (an atomic
-    group), so the time is linear in a text of which a hostile process may choose 32 KiB.
-    """
-    parts = re.split(r"\*+(?<!\[\*)|\*+(?!\])", show(pattern.encode()))  # "[*]" is the star itself
-    first, *rest = (_plain_regex(part, any_char) for part in parts)
-    if not rest:
-        return first
-    *middle, last = rest
-    return first + "".join(f"(?>{any_char}*?{piece})" for piece in middle) + f"{any_char}*{last}"
-
-
-def _plain_regex(part: str, any_char: str) -> str:
-    """A piece of a glob that has no star."""
-    regex = ""
-    position = 0
-    while position < len(part):
-        char = part[position]
-        end = part.find("]", position + 2 + (part[position + 1 : position + 2] == "!"))
-        if char == "?":
-            regex += any_char
-        elif char == "[" and end > 0:
-            negated = part[position + 1] == "!"
-            members = part[position + 1 + negated : end]
-            members = re.sub(r"([\\\]\[^&~|])", r"\\\1", members)
-            regex += f"[{'^' if negated else ''}{members}]"
-            position = end
-        else:
-            regex += re.escape(char)
-        position += 1
-    return regex
-
-
-def longest_literal(pattern: str) -> str:
-    """The longest text that whatever matches `pattern` must hold; may be empty."""
-    plain = re.sub(r"\[!?.[^\]]*\]", "*", show(pattern.encode()))
-    return max(re.split(r"[*?\[]", plain), key=len)
+    return match
 
 
 def match_paths(patterns: tuple[str, ...]) -> Matcher:
     """For file globs as a shell reads them: "*" stays within a folder."""
-    return match_texts(patterns, "[^/]")
-
-
-def match_texts(patterns: tuple[str, ...], any_char: str = ".") -> Matcher:
-    """Exact texts and "*/name" by look-up, all other globs by one expression."""
     literals = {show(pattern.encode()): pattern for pattern in patterns if not WILD.search(pattern)}
-    names: dict[str, str] = {}
-    if any_char == ".":
-        names = {show(pattern[2:].encode()): pattern for pattern in patterns if ANY_FOLDER.fullmatch(pattern)}
-    globs = [pattern for pattern in patterns if WILD.search(pattern) and pattern not in names.values()]
-    if not names and not globs:
+    globs = [pattern for pattern in patterns if WILD.search(pattern)]
+    if not globs:
         return literals.get
-    merged = "|".join(f"({glob_regex(pattern, any_char)})" for pattern in globs)
-    fullmatch: Callable[[str], re.Match[str] | None] | None = None  # compiled when first needed
+    fullmatch = re.compile("|".join(f"({glob_regex(pattern, '[^/]')})" for pattern in globs), re.DOTALL).fullmatch
 
     def match(text: str) -> str | None:
-        nonlocal fullmatch
+        if (met := literals.get(text)) is not None:
+            return met
+        found = fullmatch(text)
+        return globs[found.lastindex - 1] if found is not None and found.lastindex else None
+
+    return match
+
+
+def match_texts(patterns: tuple[str, ...]) -> Matcher:
+    """Exact texts and "*/name" by look-up, all other globs in their order."""
+    literals = {show(pattern.encode()): pattern for pattern in patterns if not WILD.search(pattern)}
+    names = {show(pattern[2:].encode()): pattern for pattern in patterns if ANY_FOLDER.fullmatch(pattern)}
+    globs = [Glob(pattern) for pattern in patterns if WILD.search(pattern) and pattern not in names.values()]
+    if not names and not globs:
+        return literals.get
+    by_literal = [(glob.literal, glob) for glob in globs]
+
+    def match(text: str) -> str | None:
         if (met := literals.get(text)) is not None:
             return met
         if names:
             _, slash, name = text.rpartition("/")
             if slash and name in names:
                 return names[name]
-        if not globs:
-            return None
-        if fullmatch is None:
-            fullmatch = re.compile(merged, re.DOTALL).fullmatch
-        found = fullmatch(text)
-        return globs[found.lastindex - 1] if found is not None and found.lastindex else None
+        for literal, glob in by_literal:
+            if literal in text and glob.matches(text):
+                return glob.pattern
+        return None
 
     return match
+
+
+WordMatcher = Callable[[Sequence[str]], tuple[int, str] | None]
+
+
+def match_words(patterns: tuple[str, ...]) -> WordMatcher:
+    """The place of the first word that one of `patterns` matches, and which."""
+    match_text = match_texts(patterns)
+    place_of = _place_among_many(patterns)
+
+    def match(words: Sequence[str]) -> tuple[int, str] | None:
+        if len(words) > _MANY:
+            text = "\n".join(("", *words, ""))
+            if text.count("\n") == len(words) + 1:  # as events show them: no word holds a line's end
+                place = place_of(words, text)
+                return None if place is None else (place, match_text(words[place]) or "")
+        for place, word in enumerate(words):
+            if (met := match_text(word)) is not None:
+                return place, met
+        return None
+
+    return match
+
+
+def _place_among_many(patterns: tuple[str, ...]) -> Callable[[Sequence[str], str], int | None]:
+    """The first of thousands of words that matches, without a look at each: they are given as lines of a text too."""
+    exact = {show(pattern.encode()) for pattern in patterns if not WILD.search(pattern)}
+    globs = [Glob(pattern) for pattern in patterns if WILD.search(pattern)]
+    plain = [glob for glob in globs if glob.is_plain]
+    others = [glob for glob in globs if not glob.is_plain]
+    merged = "|".join(glob_regex(glob.pattern, ANY_OF_LINE) for glob in others)
+    search: Callable[[str], re.Match[str] | None] | None = None  # compiled when first needed
+
+    def place_of(words: Sequence[str], text: str) -> int | None:
+        nonlocal search
+        met = [] if exact.isdisjoint(words) else [next(word for word in words if word in exact)]
+        for glob in plain:
+            if glob.literal in text and (line := glob.first_line(text)) is not None:
+                met.append(line)
+        if any(glob.literal in text for glob in others):
+            if search is None:
+                search = re.compile(f"\n(?:{merged})(?=\n)").search
+            if (found := search(text)) is not None:
+                met.append(found[0][1:])
+        return min(map(words.index, met), default=None)
+
+    return place_of
 
 
 def _match_number(values: Values) -> Matcher:

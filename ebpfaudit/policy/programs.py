@@ -80,6 +80,7 @@ def is_temporary(process: Process) -> bool:
     return process.memfd or process.deleted or process.exe.startswith(_TEMPORARY)
 
 
+@lru_cache(maxsize=1)  # asked several times of one exec
 def _told(exe: str, argv: tuple[str, ...], cwd: str) -> tuple[bool, list[str]]:
     """Whether it was given code, and the paths it was told to run."""
     told: list[str] = []

@@ -1,154 +1,136 @@
-"""Many globs, one text: which of them match? Without trying each.
+"""Many globs or needles, one text: which of them match, or does it hold? Without trying each.
 
-Linear in the length of the text, and nearly the same for ten globs and for thousands.
+Linear in the length of the text, and nearly the same for ten and for thousands.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping
 from struct import unpack_from
+from typing import Generic, TypeVar
 
-from ebpfaudit.policy.matching import ANY_FOLDER, WILD, glob_regex, longest_literal
+from ebpfaudit.policy.globs import ANY_FOLDER, WILD, Glob
+from ebpfaudit.policy.remembered import Room
 from ebpfaudit.text import show
 
-GRAM = 4
-"""Literals of at least so many characters are looked for by one of their pieces of this length."""
+_PIECE = 4
+"""A text is cut into pieces of so many bytes; a needle is known by those that it can fall into."""
 
-_FEW = 8
-"""So many are looked for one by one."""
+_LONG = 2 * _PIECE - 1
+"""A needle of so many bytes holds a whole piece of a text, wherever in it the needle stands."""
+
+_START = 3
+"""Globs without a long literal are told apart by so many of their first characters."""
+
+_NEEDLE_CHARS = 32
+"""About what one takes, in memory."""
+
+Item = TypeVar("Item", bound=Hashable)
 
 
-class _Glob:
-    """One glob, by the longest text that it asks for literally."""
+class Needles(Generic[Item]):
+    """Things, each with a text. `perhaps` is quick."""
 
-    __slots__ = ("_fullmatch", "_pattern", "bits", "literal")
+    def __init__(self) -> None:
+        self._by_piece: dict[int, list[tuple[str, Item]]] = {}
 
-    def __init__(self, pattern: str, bits: int) -> None:
-        self.literal = longest_literal(pattern)
-        self.bits = bits
-        self._pattern = pattern
-        self._fullmatch: re.Pattern[str] | None = None
-
-    def matches(self, text: str) -> bool:
-        if self.literal not in text:
+    def add(self, needle: str, item: Item) -> bool:
+        """False: the needle is too short to be looked for in this way."""
+        data = _encoded(needle)
+        if len(data) < _LONG:
             return False
-        if self._pattern == f"*{self.literal}*":
-            return True
-        if self._fullmatch is None:  # most are never needed
-            self._fullmatch = re.compile(glob_regex(self._pattern), re.DOTALL)
-        return self._fullmatch.fullmatch(text) is not None
+        for start in range(_PIECE):
+            (piece,) = unpack_from("I", data, start)
+            self._by_piece.setdefault(piece, []).append((needle, item))
+        return True
 
-
-_Found = tuple[list[_Glob], list[tuple[str, int]]]
-"""Globs, and needles with their bits."""
+    def perhaps(self, text: str) -> set[tuple[str, Item]]:
+        """Every needle that the text holds, with its thing; and a few others."""
+        if not self._by_piece:
+            return set()
+        data = _encoded(text)
+        pieces = self._by_piece.keys() & unpack_from(f"{len(data) // _PIECE}I", data)
+        return {pair for piece in pieces for pair in self._by_piece[piece]} if pieces else set()
 
 
 class TextIndex:
-    """From a text to the bits of all `patterns` (globs as a profile writes them) that match it, and of all
-    `needles` that it holds."""
+    """From a text to the bits of all `patterns` (globs as a profile writes them) that match it."""
 
-    def __init__(self, patterns: Mapping[str, int], needles: Mapping[str, int] | None = None) -> None:
+    def __init__(self, patterns: Mapping[str, int]) -> None:
         self._exact: dict[str, int] = {}
         self._names: dict[str, int] = {}
-        starts: dict[int, dict[str, list[_Glob]]] = {}
-        self._others: list[_Glob] = []
-        self._long: list[_Glob] = []
-        self._needles = [(needle, bits) for needle, bits in (needles or {}).items()]
+        self._others: list[tuple[Glob, int]] = []
+        self._long: Needles[tuple[Glob, int]] = Needles()
+        starts: dict[int, dict[str, list[tuple[Glob, int]]]] = {}
         for pattern, bits in patterns.items():
             self._add(pattern, bits, starts)
         self._starts = list(starts.items())
         """Globs without a long literal, by how what they match begins."""
-        self._by_gram = self._grams() if len(self._long) + len(self._needles) > _FEW else None
 
     def find(self, text: str) -> int:
-        return self.find_all((text,))[0]
-
-    def find_all(self, texts: Sequence[str]) -> list[int]:
-        """The same of several texts, for little more than the price of one."""
-        globs, needles = self._long, self._needles
-        if self._by_gram is not None:
-            globs, needles = self._perhaps(
-                "\n".join(texts)
-            )  # as events show them: no text holds a line's end
-        found = [self._find(text) for text in texts]
-        for glob in globs:
-            for place, text in enumerate(texts):
-                if glob.matches(text):
-                    found[place] |= glob.bits
-        for needle, bits in needles:
-            for place, text in enumerate(texts):
-                if needle in text:
-                    found[place] |= bits
-        return found
-
-    def _find(self, text: str) -> int:
-        """The bits of all but the long globs and the needles."""
         found = self._exact.get(text, 0)
         if self._names and "/" in text:
             found |= self._names.get(text.rpartition("/")[2], 0)
         for length, by_start in self._starts:
             if (start := text[:length]) in by_start:
-                for glob in by_start[start]:
+                for glob, bits in by_start[start]:
                     if glob.matches(text):
-                        found |= glob.bits
-        for glob in self._others:
+                        found |= bits
+        for glob, bits in self._others:
             if glob.matches(text):
-                found |= glob.bits
+                found |= bits
+        for _, (glob, bits) in self._long.perhaps(text):
+            if bits & ~found and glob.matches(text):
+                found |= bits
         return found
 
-    def _perhaps(self, text: str) -> _Found:
-        """The long globs and the needles that a piece of the text speaks for."""
-        assert self._by_gram is not None
-        pieces = self._by_gram.keys() & _pieces(text)
-        if not pieces:
-            return [], []
-        found = [self._by_gram[piece] for piece in pieces]
-        return [glob for globs, _ in found for glob in globs], [
-            needle for _, needles in found for needle in needles
-        ]
-
-    def _add(self, pattern: str, bits: int, starts: dict[int, dict[str, list[_Glob]]]) -> None:
+    def _add(self, pattern: str, bits: int, starts: dict[int, dict[str, list[tuple[Glob, int]]]]) -> None:
         if not WILD.search(pattern):
             shown = show(pattern.encode())
             self._exact[shown] = self._exact.get(shown, 0) | bits
-        elif ANY_FOLDER.fullmatch(pattern):
+            return
+        if ANY_FOLDER.fullmatch(pattern):
             name = show(pattern[2:].encode())
             self._names[name] = self._names.get(name, 0) | bits
+            return
+        glob = Glob(pattern)
+        if self._long.add(glob.literal, (glob, bits)):
+            return
+        if start := show((WILD.split(pattern, maxsplit=1)[0]).encode())[:_START]:
+            starts.setdefault(len(start), {}).setdefault(start, []).append((glob, bits))
         else:
-            glob = _Glob(pattern, bits)
-            start = show((WILD.split(pattern, maxsplit=1)[0]).encode())[: GRAM - 1]
-            if len(glob.literal) >= GRAM:
-                self._long.append(glob)
-            elif start:
-                starts.setdefault(len(start), {}).setdefault(start, []).append(glob)
-            else:
-                self._others.append(glob)
-
-    def _grams(self) -> dict[int, _Found]:
-        """Each long literal under that piece of it which fewest others are under."""
-        table: dict[int, _Found] = {}
-
-        def place(literal: str) -> _Found:
-            whole = [piece for piece in _pieces(literal) if 0 not in piece.to_bytes(GRAM)]
-            gram = min(whole, key=lambda piece: sum(len(each) for each in table.get(piece, ())))
-            return table.setdefault(gram, ([], []))
-
-        for glob in self._long:
-            place(glob.literal)[0].append(glob)
-        for needle, bits in self._needles:
-            place(needle)[1].append((needle, bits))
-        return table
+            self._others.append((glob, bits))
 
 
-def _pieces(text: str) -> tuple[int, ...]:
-    """Every `GRAM` bytes of it in a row, as a number: cut out and looked up without a line of Python for each. Those
-    at the end are filled up with zeros, which no text holds."""
-    data = text.encode("utf-8", "surrogatepass") + bytes(2 * GRAM - 1)
-    numbers = f"{len(data) // GRAM - 1}I"
-    return (
-        unpack_from(numbers, data)
-        + unpack_from(numbers, data, 1)
-        + unpack_from(numbers, data, 2)
-        + unpack_from(numbers, data, 3)
-    )
+class NeedleIndex:
+    """From a text to the bits of all `needles` that it holds."""
+
+    def __init__(self, needles: Mapping[str, int], room: Room) -> None:
+        self._long: Needles[int] = Needles()
+        self._short = [(needle, bits) for needle, bits in needles.items() if not self._long.add(needle, bits)]
+        self._wanted: dict[int, list[tuple[str, int]]] = {}
+        self._room = room
+        room.share(self._wanted)
+
+    def find(self, text: str, wanted: int) -> int:
+        """Of the bits in `wanted`."""
+        found = 0
+        for needle, bits in self._long.perhaps(text):
+            if bits & wanted & ~found and needle in text:
+                found |= bits
+        for needle, bits in self._short_of(wanted):
+            if bits & ~found and needle in text:
+                found |= bits
+        return found & wanted
+
+    def _short_of(self, wanted: int) -> list[tuple[str, int]]:
+        short = self._wanted.get(wanted)
+        if short is None:
+            short = [(needle, bits & wanted) for needle, bits in self._short if bits & wanted]
+            self._room.take(_NEEDLE_CHARS * len(short))
+            self._wanted[wanted] = short
+        return short
+
+
+def _encoded(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")

@@ -17,7 +17,7 @@ from ebpfaudit.profiles.resolved import Origins, resolved_text
 from ebpfaudit.profiles.rules import build_rule
 from ebpfaudit.profiles.schema import Profile, Rule
 from ebpfaudit.profiles.sections import build_exec, build_gpu, build_network
-from ebpfaudit.profiles.source import InvalidProfile, Problem, Source, nearest
+from ebpfaudit.profiles.source import InvalidProfile, Problem, Source, nearest, printable
 
 __all__ = [
     "Checked",
@@ -32,6 +32,10 @@ __all__ = [
     "profile_hash",
     "resolved_text",
 ]
+
+
+_MOST_BYTES = 4 * 2**20
+"""Of one profile's file. A thousand rules are a tenth of it."""
 
 
 class Checked(Struct, frozen=True):
@@ -90,7 +94,8 @@ def check_profile(name_or_path: str) -> Checked:
     except InvalidProfile as error:
         return Checked(None, error.found)
     except ProfileError as error:
-        return Checked(None, (Problem(name_or_path, 0, 0, str(error)),))
+        message = str(error).removeprefix(f"{Path(name_or_path)}: ")
+        return Checked(None, (Problem(printable(name_or_path), 0, 0, printable(message)),))
 
 
 def check_text(text: str, origin: str) -> Checked:
@@ -122,12 +127,14 @@ def _find(name_or_path: str, extending: Path | None) -> Path:
         path = Path(name_or_path)
         if extending is not None:
             path = extending.parent / path
-        if not path.exists():
+        if not _exists(path):
             raise ProfileError(f"{path}: no such profile file")
+        if extending is not None and not path.is_file():
+            raise ProfileError(f"{path}: is not a file")
         return path
     for folder in search_folders():
         path = folder / f"{name_or_path}.toml"
-        if path.exists():
+        if _exists(path):
             return path
     hint = nearest(name_or_path, known_profiles()) or "."
     looked = ", ".join(str(folder) for folder in search_folders())
@@ -135,6 +142,13 @@ def _find(name_or_path: str, extending: Path | None) -> Path:
         f"profile '{name_or_path}': not found{hint} Looked in {looked}; "
         "'ebpfaudit profile list' shows all. A path needs a '/' or must end in '.toml'."
     )
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError as error:
+        raise ProfileError(f"{path}: cannot be read: {error.strerror}") from None
 
 
 def _load_draft(name_or_path: str) -> Draft:
@@ -190,7 +204,10 @@ def _read_text(path: Path) -> str:
                     f"{path}: others than its owner may write this profile (mode {mode & 0o777:04o}), "
                     f"so root does not trust it; run 'chmod go-w {path}'"
                 )
-            return file.read().decode()
+            raw = file.read(_MOST_BYTES + 1)
+            if len(raw) > _MOST_BYTES:
+                raise ProfileError(f"{path}: a profile has at most {_MOST_BYTES // 2**20} MiB")
+            return raw.decode()
     except UnicodeDecodeError:
         raise ProfileError(f"{path}: not a UTF-8 text") from None
     except OSError as error:

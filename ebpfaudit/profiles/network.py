@@ -122,15 +122,19 @@ class NetworkPolicy:
                 for network in entry.networks:
                     named.setdefault(network, []).append(entry)
         by_length: dict[int, dict[int, tuple[PortRule, ...]]] = {}
+        lengths = sorted({bits for _, bits in named}, reverse=True)
         for first, bits in sorted(prefixes):
-            rules = self._flatten(named, (first, bits))
+            shorter = [length for length in lengths if length <= bits]
+            rules = self._flatten(named, (first, bits), shorter)
             by_length.setdefault(bits, {})[first >> (128 - bits)] = rules
         return sorted(by_length.items(), reverse=True)
 
-    def _flatten(self, named: dict[Network, list[IpEntry]], prefix: Network) -> tuple[PortRule, ...]:
+    def _flatten(
+        self, named: dict[Network, list[IpEntry]], prefix: Network, lengths: list[int]
+    ) -> tuple[PortRule, ...]:
         """Every rule that could decide at `prefix`, the most specific first, then the stricter."""
         candidates: list[IpEntry] = []
-        for bits in range(prefix[1], -1, -1):
+        for bits in lengths:
             entries = named.get((prefix[0] >> (128 - bits) << (128 - bits), bits), ())
             kept = [entry for entry in entries if not any(covers(hole, prefix) for hole in entry.holes)]
             candidates += sorted(kept, key=lambda entry: -_STRICTNESS[entry.action])
@@ -138,12 +142,12 @@ class NetworkPolicy:
         for rule in [*map(_port_rule, candidates), self._last_rule()]:
             if not any(earlier.includes(rule) for earlier in rules):
                 rules.append(rule)
-        if len(rules) > MAX_RULES_PER_NODE:
-            raise ProfileError(
-                f"[network]: {len(rules)} entries with different ports meet at one prefix (near "
-                f"'{rules[0].entry}'); the kernel decides among at most {MAX_RULES_PER_NODE}. "
-                "Join neighbouring ports to LOW-HIGH ranges."
-            )
+            if len(rules) > MAX_RULES_PER_NODE:
+                raise ProfileError(
+                    f"[network]: more than {MAX_RULES_PER_NODE} entries with different ports meet at one prefix "
+                    f"(near '{rules[0].entry}'), and the kernel decides among no more. "
+                    "Join neighbouring ports to LOW-HIGH ranges."
+                )
         return tuple(rules)
 
     def _last_rule(self) -> PortRule:
@@ -168,6 +172,8 @@ def shadowing(entry: IpEntry | UnixEntry, other: IpEntry | UnixEntry) -> bool:
 def same_reach(entry: IpEntry | UnixEntry, other: IpEntry | UnixEntry) -> bool:
     """`other` applies, at the same prefix lengths, everywhere that `entry` does."""
     if isinstance(entry, IpEntry) and isinstance(other, IpEntry):
+        if entry.port_low < other.port_low or other.port_high < entry.port_high:
+            return False
         return (
             set(entry.networks) <= set(other.networks)
             and set(other.holes) <= set(entry.holes)

@@ -7,6 +7,7 @@ judge the syntax; what it does not understand has the position of what it stands
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from contextlib import suppress
 
 Path = tuple[str | int, ...]
@@ -31,7 +32,8 @@ class Positions:
         walk = _Walk(text)
         with suppress(_LostError, RecursionError):  # what was found until there is right
             walk.document()
-        self._text = text
+        self._lines = [0, *(found.end() for found in re.finditer("\n", text))]
+        """Where each begins."""
         self._keys, self._values = walk.keys, walk.values
 
     def find(self, path: Path, key: bool = False) -> tuple[int, int]:
@@ -41,7 +43,8 @@ class Positions:
             path = path[:-1]
             offsets = self._values
         offset = offsets.get(path, 0)
-        return self._text.count("\n", 0, offset) + 1, offset - self._text.rfind("\n", 0, offset)
+        line = bisect_right(self._lines, offset)
+        return line, offset - self._lines[line - 1] + 1
 
 
 class _LostError(Exception):

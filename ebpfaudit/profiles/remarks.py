@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from typing import Any
 
+from ebpfaudit.profiles.conditions import WILD
 from ebpfaudit.profiles.covering import covers_part
 from ebpfaudit.profiles.draft import Draft, Item, is_reference
 from ebpfaudit.profiles.identity import SAME_AS, is_identity
 from ebpfaudit.profiles.lint import Placed, placed_parts
-from ebpfaudit.profiles.schema import Form, Rule
+from ebpfaudit.profiles.schema import FIELDS, Rule
 from ebpfaudit.profiles.source import Path, nearest
 from ebpfaudit.verdicts import ACTIONS
 
 _MULTI_CALL = ("busybox", "toybox", "coreutils", "uutils")
+_LITERAL = ("text", "words", "path", "program", "choice", "flag", "mark")
+"""Types of fields whose values, without a wildcard, hold nothing but themselves."""
 _UNLIMITED = ("exe", "program", "argv", "cmdline", "comm", "cwd")
 """Fields that every process has: "*" says nothing about them."""
 
 _BREADTH = ("process", "tree", "episode")
+
+_MOST_RULES = 2000
+"""So many are compared with each other."""
 
 
 def note_rules(rules: Placed, draft: Draft) -> None:
@@ -75,12 +81,18 @@ def _note_unused_marks(rules: Placed, mine: Placed) -> None:
 
 def _note_covered_rules(rules: Placed, mine: Placed) -> None:
     """Rules that add nothing, because another gives an at least as strict verdict on each of their events."""
-    alike: dict[tuple[Form, str], list[tuple[int, Rule, Item]]] = {}
+    if len(rules) > _MOST_RULES:
+        return
+    alike: dict[Hashable, list[tuple[int, Rule, Item]]] = {}
     for number, (rule, item) in enumerate(rules):
-        alike.setdefault((rule.form, rule.parts[0].on), []).append((number, rule, item))
+        for key in _asked_keys(rule):
+            alike.setdefault(key, []).append((number, rule, item))
     order = {rule.id: number for number, (rule, _) in enumerate(rules)}
     for rule, item in mine:
-        for number, other, place in alike[rule.form, rule.parts[0].on]:
+        for number, other, place in sorted(
+            {each[0]: each for key in _met_keys(rule) for each in alike.get(key, ())}.values(),
+            key=lambda each: each[0],
+        ):
             if other is rule or not _covers_rule(other, rule):
                 continue
             if not _covers_rule(rule, other):
@@ -93,6 +105,20 @@ def _note_covered_rules(rules: Placed, mine: Placed) -> None:
                 continue
             item.child("id").note(f"rule '{rule.id}': {remark}")
             break
+
+
+def _asked_keys(rule: Rule) -> list[Hashable]:
+    """Whatever rule `rule` covers has one of these among its `_met_keys`."""
+    kind = rule.form, rule.parts[0].on
+    for name, values in rule.parts[0].when.items():
+        if FIELDS[kind[1]][name] in _LITERAL and not any(WILD.search(str(value)) for value in values):
+            return [(kind, name, value) for value in values]
+    return [kind]
+
+
+def _met_keys(rule: Rule) -> list[Hashable]:
+    kind = rule.form, rule.parts[0].on
+    return [kind, *((kind, name, values[0]) for name, values in rule.parts[0].when.items())]
 
 
 def _covers_rule(strong: Rule, weak: Rule) -> bool:

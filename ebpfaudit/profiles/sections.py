@@ -16,6 +16,9 @@ from ebpfaudit.verdicts import Action
 
 NetworkEntry = IpEntry | UnixEntry
 
+_MOST_ALIKE = 512
+"""Entries about one prefix that are compared with each other. The kernel serves far fewer."""
+
 
 def build_network(draft: Draft) -> NetworkPolicy | None:
     if "network" not in draft.sections:
@@ -105,7 +108,11 @@ def _judge_idle_entries(placed: list[tuple[NetworkEntry, Item]]) -> None:
         for key in _reach_keys(entry):
             alike.setdefault(key, []).append((number, entry, item))
     for number, (entry, item) in enumerate(placed):
-        for other_number, other, place in alike[_reach_keys(entry)[0]]:
+        others = alike[_reach_keys(entry)[0]]
+        if len(others) > _MOST_ALIKE:
+            item.complain(f"[network] {item.action}: more than {_MOST_ALIKE} entries like '{item.value}'")
+            return
+        for other_number, other, place in others:
             repeats = other_number < number and other.action == entry.action and same_reach(entry, other)
             if repeats or shadowing(entry, other):
                 _judge_pair("network", item, place)

@@ -16,6 +16,12 @@ from ebpfaudit.text import show
 
 __all__ = ["InvalidProfile", "Path", "Problem", "Source", "nearest"]
 
+_DEEPEST = 32
+_BITS = 63
+"""Of a number, as TOML has it."""
+_MESSAGE_CHARS = 2000
+_BOM = "\ufeff"
+
 
 class Problem(Struct, frozen=True):
     """What is wrong, or worth a look, and where. Lines and columns count from 1; 0 is the file as a whole."""
@@ -49,6 +55,7 @@ class Source:
         self.origin = printable(origin)
         self.below: set[Source] = set()
         """All that this text extends, and what those extend."""
+        text = text.removeprefix(_BOM)
         self._text = text.replace("\r\n", "\n")
         self._problems: list[Problem] = []
         self._notes: list[Problem] = []
@@ -58,6 +65,7 @@ class Source:
             raise InvalidProfile([_syntax_problem(text, origin, str(error))]) from None
         except RecursionError:
             raise InvalidProfile([Problem(self.origin, 1, 1, "not valid TOML: nested too deeply")]) from None
+        self._judge_size()
 
     def complain(self, path: Path, problem: str, key: bool = False) -> None:
         """Note `problem` at the value at `path`, or at its key: the profile is not sound."""
@@ -84,7 +92,23 @@ class Source:
         return Positions(self._text)
 
     def _placed(self, path: Path, problem: str, key: bool) -> Problem:
+        if len(problem) > _MESSAGE_CHARS:
+            problem = f"{problem[: _MESSAGE_CHARS // 2]} ... {problem[-_MESSAGE_CHARS // 2 :]}"
         return Problem(self.origin, *self.position(path, key), printable(problem))
+
+    def _judge_size(self) -> None:
+        """Whatever quotes or walks the tree may rely on what is checked here; raises InvalidProfile."""
+        waiting: list[tuple[Path, Any]] = [((), self.tree)]
+        while waiting:
+            path, value = waiting.pop()
+            if type(value) is int and value.bit_length() > _BITS:
+                raise InvalidProfile([self._placed(path, "the number is too long", False)])
+            if not isinstance(value, dict | list):
+                continue
+            if len(path) > _DEEPEST:
+                raise InvalidProfile([self._placed(path[:1], "nested too deeply", True)])
+            children = value.items() if isinstance(value, dict) else enumerate(value)
+            waiting += [((*path, name), each) for name, each in children]
 
 
 def _place(problem: Problem) -> tuple[int, int]:
@@ -110,6 +134,8 @@ def nearest(word: str, known: Iterable[str]) -> str:
 
 def _syntax_problem(text: str, origin: str, message: str) -> Problem:
     """tomllib's message, with its position in front like all others."""
+    if digits := re.search(r"[0-9][0-9_]{4299,}", text) if "digits" in message else None:
+        message = f"the number is too long (at line {text.count(chr(10), 0, digits.start()) + 1}, column 1)"
     reason, _, position = message.rpartition(" (at ")
     found = re.match(r"line (\d+), column (\d+)", position)
     end = text.count("\n") + 1, len(text) - text.rfind("\n")

@@ -27,9 +27,9 @@ def write_expectation(outcome: Outcome) -> str:
         golden = verdicts_path(path)
         golden.write_bytes(msgspec.json.Encoder().encode_lines(outcome.verdicts))
         return f"{golden}: {len(outcome.verdicts)} verdicts"
-    text = path.read_bytes().decode()
+    mark, text = re.fullmatch("(\ufeff?)(.*)", path.read_bytes().decode(), re.DOTALL).groups()
     updated = replace_expectation(text, outcome.profile, outcome.got, path)
-    path.write_bytes(updated.encode())
+    path.write_bytes(f"{mark}{updated}".encode())
     return f"{path}: {expectation_text(outcome.profile, outcome.got)}"
 
 

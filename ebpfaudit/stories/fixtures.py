@@ -204,6 +204,8 @@ _parsed: dict[tuple[Path, int, frozenset[str]], Fixture] = {}
 def load_fixture(path: Path, read_trail: ReadTrail, profiles: frozenset[str] = frozenset()) -> Fixture:
     """One fixture's file. `profiles`: whom it may name in [expect], if that is known. Raises StoryError."""
     try:
+        if path.exists() and not path.is_file():
+            raise StoryError([f"{path}: is not a file"])
         if not path.name.endswith(".toml"):
             return _load_recording(path, read_trail)
         key = path, path.stat().st_mtime_ns, profiles

@@ -23,7 +23,7 @@ from ebpfaudit.profiles.quantities import size_over
 from ebpfaudit.profiles.schema import CHOICES, CONNECT_RESULTS
 from ebpfaudit.profiles.source import nearest
 from ebpfaudit.stories.lines import MAX_EVENTS, OPTIONS, PLACELESS, ROOT, Line, take_apart
-from ebpfaudit.stories.words import expand
+from ebpfaudit.stories.words import expand, without_comment
 
 ROOT_PID = 100
 START_NS = 1_000_000_000
@@ -76,6 +76,8 @@ def parse_story(text: str, origin: str = "story", first_line: int = 1) -> Story:
             teller.tell(number, line)
         except ValueError as error:
             problems.append(f"{origin}:{number}: {error}")
+        if len(teller.events) > MAX_EVENTS:
+            break
     if problems:
         raise StoryError(problems)
     if not teller.events:
@@ -101,9 +103,8 @@ class _Teller:
     def tell(self, number: int, text: str) -> None:
         """Raises ValueError where the line makes no sense."""
         self._number = number
-        if text.lstrip().startswith("#"):
-            return
-        parts = [part for line in expand(text) if (part := take_apart(line)) is not None]
+        lines = expand(without_comment(text))
+        parts = [part for line in lines if (part := take_apart(line)) is not None]
         for repetition in range(parts[0].times if parts else 0):
             for index, part in enumerate(parts):
                 self._now_ns += part.every_ns if repetition or index else part.after_ns

@@ -6,6 +6,7 @@ Words are in the escaped form of `text.show`, as events are. `$'\\x1b'` writes a
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from itertools import product
 
 from msgspec import Struct
@@ -14,11 +15,14 @@ from ebpfaudit.text import hide, show
 
 MAX_LINES = 20_000
 """What one line may become by its {LOW..HIGH}s."""
+MAX_CHARS = 8 * 2**20
+"""And how long in all."""
 
 _PIECE = re.compile(
     r"\$'((?:\\.|[^'\\])*)'|'([^']*)'|\"((?:\\.|[^\"\\])*)\"|\\(.)|(\$|[^\s'\"\\$]+)", re.DOTALL
 )
-_RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
+_RANGE = re.compile(r"\{([0-9]+)\.\.([0-9]+)\}")
+_RANGE_DIGITS = 18
 _ANSI = re.compile(rb"\\(?:x([0-9a-fA-F]{1,2})|(.))", re.DOTALL)
 _ANSI_BYTES = {b"n": b"\n", b"t": b"\t", b"r": b"\r", b"e": b"\x1b", b"0": b"\0"}
 _SAFE = re.compile(r"[A-Za-z0-9_@%+=:,./^~-]+")
@@ -38,17 +42,27 @@ class Word(Struct, frozen=True):
 
 def split(line: str) -> list[Word]:
     """The words of a line, up to an unquoted word that begins with `#`. Raises ValueError."""
-    words = []
+    return [Word(show(raw), len(show(raw[:bare]))) for raw, bare, _ in _words(line)]
+
+
+def without_comment(line: str) -> str:
+    """Raises ValueError."""
+    if "#" not in line:
+        return line
+    return line[: max((end for _, _, end in _words(line)), default=0)]
+
+
+def _words(line: str) -> Iterator[tuple[bytes, int, int]]:
     position = 0
     while position < len(line):
         if line[position].isspace():
             position += 1
             continue
         if line[position] == "#":
-            break
-        raw, bare, position = _word(line, position)
-        words.append(Word(show(raw), len(show(raw[:bare]))))
-    return words
+            return
+        word = _word(line, position)
+        yield word
+        position = word[2]
 
 
 def _word(line: str, position: int) -> tuple[bytes, int, int]:
@@ -126,6 +140,8 @@ def expand(line: str) -> list[str]:
         total *= len(each)
     if total > MAX_LINES:
         raise ValueError(f"that is {total:,} lines; at most {MAX_LINES:,} may come of one")
+    if total * len(line) > MAX_CHARS:
+        raise ValueError(f"that is {total:,} long lines; at most {MAX_CHARS // 2**20} MiB may come of one")
     lines = []
     for chosen in product(*numbers):
         text = line
@@ -138,6 +154,8 @@ def expand(line: str) -> list[str]:
 def _numbers(text: str) -> list[str]:
     found = _RANGE.fullmatch(text)
     assert found is not None
+    if len(text) > 2 * _RANGE_DIGITS:
+        raise ValueError(f"a range of numbers of more than {_RANGE_DIGITS} digits")
     low, high = int(found[1]), int(found[2])
     if low > high:
         raise ValueError(f"{text} counts down; write {{{high}..{low}}}")

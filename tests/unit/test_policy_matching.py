@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ebpfaudit.policy.matching import compile_matcher, glob_regex, longest_literal, match_paths
+from ebpfaudit.policy.globs import glob_regex, longest_literal
+from ebpfaudit.policy.matching import compile_matcher, match_paths
 from ebpfaudit.profiles.addresses import parse_address
 from ebpfaudit.text import show
 
