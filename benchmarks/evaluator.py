@@ -2,7 +2,8 @@
 
 `python -m benchmarks.evaluator [--events 60000] [--repeat 5]`; needs no root. Times are CPU time of this thread, the
 loop itself taken off; the profiles take turns, and the median of the turns is shown. Every profile has the same 20
-rules, such as the shipped profiles have; the others are what a library of indicators adds.
+rules, such as the shipped profiles have; the others are what a library of indicators adds. Then, what an exec costs
+under the shipped profile coding-agent whose arguments were never seen before: a process chooses how many.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from pathlib import Path
 
 from ebpfaudit.events import Connect, EpisodeStart, Event, Exec, Exit, Fork, Gpu
 from ebpfaudit.policy.evaluator import Evaluator
-from ebpfaudit.profiles.load import parse_profile
+from ebpfaudit.profiles.load import load_profile, parse_profile
 from ebpfaudit.profiles.schema import Profile
 
 SIZES = (20, 200, 1000)
@@ -232,6 +233,27 @@ def enormous_arguments(events: int) -> list[Event]:
     ]
 
 
+FRESH = {
+    "6 words": (6, 6),
+    "50 words": (50, 6),
+    "500 words": (500, 6),
+    "5,000 words": (5000, 6),
+    "a word of 32 KiB": (1, 32_000),
+}
+"""Words, and the length of each."""
+PROGRAMS = ("gcc", "bash", "ssh", "python3")
+
+
+def fresh_words(program: str, words: int, chars: int, execs: int, seed: int) -> list[Event]:
+    """Execs of one program with arguments that chance makes, a good part of them options."""
+    rng = random.Random(f"{program} {words} {seed}")
+    return [
+        Exec(n * 1000, 100 + n, 5, 1, f"/usr/bin/{program}",
+             (program, *("".join(rng.choices("abcdefghij-/.=", k=chars)) for _ in range(words))), "/w", program, 1000)
+        for n in range(execs)
+    ]  # fmt: skip
+
+
 def same_connects(events: int) -> list[Event]:
     """40 processes, few destinations: what is remembered is all that is needed."""
     return [
@@ -288,6 +310,23 @@ def report(_folder: Path | None = None, events: int = 60_000, repeat: int = 5) -
         target = f"  (target: below {TARGET:g})" if load is session else ""
         row = "".join(f"{cost:10,.0f}" for cost in costs)
         print(f"{load.__name__.replace('_', ' '):20}{row}{ratio:13.2f}x{target}")
+    report_fresh(repeat)
+
+
+def report_fresh(repeat: int) -> None:
+    """Print us per exec of arguments that were never seen before, for several programs."""
+    profile = load_profile("coding-agent")
+    print("\nshipped coding-agent: us of CPU time per exec with fresh arguments")
+    print(f"{'':20}" + "".join(f"{program:>10}" for program in PROGRAMS))
+    for name, (words, chars) in FRESH.items():
+        execs = max(20, 1000 // words) if chars < 100 else 20
+        costs = [
+            statistics.median(
+                spend(profile, fresh_words(program, words, chars, execs, seed)) for seed in range(repeat)
+            )
+            for program in PROGRAMS
+        ]
+        print(f"{name:20}" + "".join(f"{cost / 1000:10,.1f}" for cost in costs))
 
 
 def main() -> None:

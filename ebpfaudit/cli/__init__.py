@@ -7,7 +7,7 @@ import sys
 import click
 
 from ebpfaudit import __version__
-from ebpfaudit.cli.lazy import LazyGroup
+from ebpfaudit.cli.lazy import LazyGroup, ReaderLeftError
 from ebpfaudit.errors import EXIT_FAILURE, EbpfAuditError
 
 _COMMANDS = {
@@ -44,7 +44,7 @@ def main() -> None:
         sys.exit(usage.exit_code)
     except (click.Abort, KeyboardInterrupt):
         sys.exit(130)
-    except BrokenPipeError:
+    except ReaderLeftError:
         _leave_quietly()
     except EbpfAuditError as error:
         _complain(error)

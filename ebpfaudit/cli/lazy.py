@@ -8,6 +8,10 @@ from typing import Any
 import click
 
 
+class ReaderLeftError(Exception):
+    """Whoever read our output has gone."""
+
+
 class LazyGroup(click.Group):
     """Knows its commands as {name: "module:object"}. Start-up time is time an agent is not watched."""
 
@@ -17,6 +21,13 @@ class LazyGroup(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self._commands_at)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Raises ReaderLeftError where click would exit with 1, which means something here."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError as error:
+            raise ReaderLeftError from error
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in self._commands_at:

@@ -6,6 +6,7 @@ Nothing here changes with events: what a rule counts and remembers is in `policy
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Mapping
+from functools import lru_cache
 from typing import NamedTuple
 
 from ebpfaudit.events import Identity
@@ -20,7 +21,7 @@ from ebpfaudit.policy.matching import (
     match_words,
     split_identities,
 )
-from ebpfaudit.policy.options import compile_options
+from ebpfaudit.policy.options import Options, compile_options
 from ebpfaudit.policy.programs import programs_of
 from ebpfaudit.process import Process
 from ebpfaudit.profiles.message import MessageError, parse_message
@@ -100,7 +101,7 @@ class CompiledPart:
             distinct = f"distinct {count.distinct} " if count.distinct else ""
             self.count_because = f"over {count.over} {distinct}in {count.within}"
             if count.distinct:
-                self._distinct = getter(kind, count.distinct)
+                self._distinct = getter(kind, "argv" if count.distinct == "option" else count.distinct)
 
     @property
     def identities(self) -> tuple[str, ...]:
@@ -211,11 +212,11 @@ def compile_rules(rules: Iterable[Rule], bits: Mapping[str, int]) -> dict[str, l
 def met_value(name: str, values: Values, facts: Facts) -> str:
     """Of a field with several values, the one that `values` meet."""
     if name == "option":
-        met = compile_options(values)(facts.process.argv)
+        met = compile_options(values)(facts.options)
         return met[1] if met else ""
     if name == "argv":
-        place = match_words(tuple(map(str, values)))(facts.process.argv)
-        return facts.process.argv[place[0]] if place else ""
+        first = match_words(tuple(map(str, values)))(facts.process.argv)
+        return facts.process.argv[first[0]] if first is not None else ""
     match = _program_matcher(values)
     return next((path for path in programs_of(facts.process) if match(facts.process, path) is not None), "")
 
@@ -235,8 +236,8 @@ def _test(kind: str, name: str, values: Values, bits: Mapping[str, int]) -> Test
     if name == "option":
         matched = compile_options(values)
 
-        def match_option(argv: tuple[str, ...]) -> str | None:
-            met = matched(argv)
+        def match_option(options: Options) -> str | None:
+            met = matched(options)
             return met[0] if met is not None else None
 
         return Test(name, values, getter(kind, name), match_option)
@@ -253,6 +254,7 @@ def _only_exe(process: Process) -> tuple[str, ...]:
     return (process.exe,)
 
 
+@lru_cache(maxsize=512)
 def _program_matcher(values: Values) -> Callable[[Process, str], str | None]:
     identities, paths = split_identities(values)
     match_path = match_texts(paths)

@@ -66,6 +66,7 @@ class Evaluator:
         self._indexes = ruleset.indexes
         self._with_result = ruleset.mask("connect", "wants_result")
         self._with_error = ruleset.mask("exec", "wants_error")
+        self._with_marks = ruleset.mask("exec", "marks")
         self._image_fields = ruleset.image_fields()
         fields = ruleset.fields("connect", "gpu")
         self._comm_matters = "comm" in fields
@@ -167,6 +168,8 @@ class Evaluator:
         if answer is None:
             answer = self._learn_exec(question, event, image)
         candidates = answer.candidates
+        if not (process.marks or process.tree.tree_marks or self.marking.episode):
+            candidates &= ~self._with_marks
         if not candidates:
             return self._conclude((answer.denied,), event.ts_ns, process) if answer.denied is not None else ()
         facts = Facts(image, event, self.setting)

@@ -7,6 +7,7 @@ from operator import attrgetter
 from typing import Any
 
 from ebpfaudit.events import Connect, Exec, ProcessEvent
+from ebpfaudit.policy.options import Options
 from ebpfaudit.policy.programs import is_linker, is_temporary, programs_of, runs_inline_code
 from ebpfaudit.process import Process, take_over
 from ebpfaudit.profiles.addresses import AddressError, parse_address
@@ -33,7 +34,16 @@ class Setting:
 class Facts:
     """One event, and who did it, in which setting."""
 
-    __slots__ = ("destination", "event", "process", "result", "setting")
+    __slots__ = (
+        "_cmdline",
+        "_inline_code",
+        "_options",
+        "destination",
+        "event",
+        "process",
+        "result",
+        "setting",
+    )
 
     def __init__(self, process: Process, event: ProcessEvent, setting: Setting, result: str = "") -> None:
         self.process = process
@@ -41,6 +51,28 @@ class Facts:
         self.setting = setting
         self.result = result
         self.destination: int | str = destination_of(event) if event.__class__ is Connect else ""
+        self._cmdline: str | None = None
+        self._inline_code: bool | None = None
+        self._options: Options | None = None
+
+    @property
+    def cmdline(self) -> str:
+        """The arguments as one text."""
+        if self._cmdline is None:
+            self._cmdline = " ".join(self.process.argv)
+        return self._cmdline
+
+    @property
+    def options(self) -> Options:
+        if self._options is None:
+            self._options = Options(self.process.argv, self.cmdline)
+        return self._options
+
+    @property
+    def inline_code(self) -> bool:
+        if self._inline_code is None:
+            self._inline_code = runs_inline_code(self.process)
+        return self._inline_code
 
 
 def image_after(process: Process, event: Exec, lineage: int) -> Process:
@@ -81,12 +113,12 @@ _PROCESS = {
 }
 _GETTERS: dict[str, Getter] = {
     **_PROCESS,
-    "cmdline": lambda facts: " ".join(facts.process.argv),
-    "option": _PROCESS["argv"],
+    "cmdline": attrgetter("cmdline"),
+    "option": attrgetter("options"),
     "program": lambda facts: programs_of(facts.process),
     "temporary": lambda facts: is_temporary(facts.process),
     "via_linker": lambda facts: is_linker(facts.process.exe),
-    "inline_code": lambda facts: runs_inline_code(facts.process),
+    "inline_code": attrgetter("inline_code"),
     "ancestor": _PROCESS["lineage"],
     "not-ancestor": _PROCESS["lineage"],
     "step": attrgetter("setting.step"),
@@ -118,7 +150,7 @@ def show_field(kind: str, name: str, facts: Facts) -> str:
     if name == "dst":
         return endpoint(facts.event)  # type: ignore[arg-type]
     if name in ("argv", "cmdline"):
-        return " ".join(facts.process.argv)
+        return facts.cmdline
     if name in ("option", "mark", "ancestor", "not-ancestor", "program"):
         return facts.process.exe
     if name == "stdio":

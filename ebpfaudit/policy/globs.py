@@ -12,7 +12,9 @@ ANY_FOLDER = re.compile(r"\*/[^*?\[/]+")
 _STARS = re.compile(r"\*+(?<!\[\*)|\*+(?!\])")  # "[*]" is the star itself
 _CLASS = re.compile(r"\[!?.[^\]]*\]")
 
-ANY_OF_LINE = r"[^\n]"
+_FREQUENT = 40
+"""What comes once in so many characters is not looked for one by one."""
+_ANY_OF_LINE = r"[^\n]"
 
 
 def glob_regex(pattern: str, any_char: str = ".") -> str:
@@ -41,7 +43,7 @@ def _elements(part: str, any_char: str) -> list[str]:
             negated = part[position + 1] == "!"
             members = part[position + 1 + negated : end]
             members = re.sub(r"([\\\]\[^&~|])", r"\\\1", members)
-            but = "^\n" if any_char == ANY_OF_LINE else "^"
+            but = "^\n" if any_char == _ANY_OF_LINE else "^"
             elements.append(f"[{but if negated else ''}{members}]")
             position = end
         else:
@@ -68,7 +70,9 @@ def longest_literal(pattern: str) -> str:
 class Glob:
     """One glob, of which a star also crosses "/"."""
 
-    __slots__ = ("_first", "_last", "_middle", "_of_line", "_regexes", "is_plain", "literal", "pattern")
+    __slots__ = (  # noqa: RUF023
+        "pattern", "literal", "_first", "_middle", "_last", "_plain", "_in_lines", "_line_regex", "_regexes"
+    )  # fmt: skip
 
     def __init__(self, pattern: str) -> None:
         self.pattern = pattern
@@ -76,17 +80,22 @@ class Glob:
         self._first, *rest = _STARS.split(show(pattern.encode()))
         self._last = rest.pop() if rest else None
         self._middle = [piece for piece in rest if piece]
-        self.is_plain = bool(_STARS.search(pattern)) and not re.search(r"[?\[]", pattern)
-        """Of stars and literals alone."""
-        self._of_line = [f"\n{self._first}"] if self._first else []
-        self._of_line += [*self._middle, *([f"{self._last}\n"] if self._last else [])]
+        self._plain = self._last is not None and not re.search(r"[?\[]", pattern)
+        """It consists of stars and literals alone."""
+        pieces = [f"\n{self._first}"] if self._first else []
+        pieces += [*self._middle, *([f"{self._last}\n"] if self._last else [])]
+        self._in_lines = self.literal, False
+        """What a line holds that matches, and whether every line that holds it does."""
+        if self._plain and pieces:
+            self._in_lines = max(pieces, key=len), len(pieces) == 1
+        self._line_regex: re.Pattern[str] | None = None
         self._regexes: tuple[list[re.Pattern[str]], int] | None = None
 
     def matches(self, text: str) -> bool:
         """The whole of the text."""
         if self.literal not in text:
             return False
-        if not self.is_plain or self._last is None:
+        if not self._plain or self._last is None:
             return self._matches_classes(text)
         if not text.startswith(self._first):
             return False
@@ -99,16 +108,26 @@ class Glob:
         return len(text) - len(self._last) >= position and text.endswith(self._last)
 
     def first_line(self, text: str) -> str | None:
-        """The first of the lines of `text` that matches, of a plain glob; each stands between two line ends."""
-        pieces = self._of_line or [""]
-        rarest = min(pieces, key=text.count) if len(pieces) > 1 else pieces[0]
+        """The first of the lines of `text` that matches; each stands between two line ends."""
+        needle, decides = self._in_lines
+        if not decides:
+            if self.literal not in text:
+                return None
+            if text.count(needle) * _FREQUENT > len(text):
+                return self._search_line(text)
         position = 0
-        while (found := text.find(rarest, position)) >= 0:
+        while (found := text.find(needle, position)) >= 0:
             start = text.rfind("\n", 0, found + 1) + 1
             position = text.find("\n", start)
             if self.matches(line := text[start:position]):
                 return line
         return None
+
+    def _search_line(self, text: str) -> str | None:
+        if self._line_regex is None:
+            self._line_regex = re.compile(f"\n(?:{glob_regex(self.pattern, _ANY_OF_LINE)})(?=\n)")
+        met = self._line_regex.search(text)
+        return None if met is None else met[0][1:]
 
     def _matches_classes(self, text: str) -> bool:
         if self._regexes is None:  # most are never needed

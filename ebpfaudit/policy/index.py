@@ -26,6 +26,8 @@ from ebpfaudit.profiles.schema import FIELDS, Values
 _COSTS = ("number", "flag", "choice", "ancestor", "size", "text", "path", "dst", "program", "words")
 _WORDS = ("option", "argv", "cmdline")
 """Fields of the command line, the most telling first: of several in one part, only one is indexed."""
+_EDGE = "\n\n\n"
+"""Before and behind a command line: what begins or ends it is a needle that is long and rare."""
 _OF_IMAGE = ("exe", "script", "memfd", "deleted", "temporary", "via_linker", "error")
 """Fields of an exec that are the same whenever the same file is executed in the same way."""
 _NOT_INDEXED = ("mark", "inline_code")
@@ -53,7 +55,9 @@ class Index:
         names.sort(key=lambda name: _cost(kind, name))
         fields = [(name, field) for name in names if (field := self._field(name)) is not None]
         self._needles = self._words()
-        self._worded = sum(1 << part.position for part in parts if any(name in part.part.when for name in _WORDS))
+        self._worded = sum(
+            1 << part.position for part in parts if any(name in part.part.when for name in _WORDS)
+        )
         self._by_group = {
             "event": [field for name, field in fields if is_of_event(kind, name)],
             "process": [field for name, field in fields if not is_of_event(kind, name)],
@@ -96,8 +100,7 @@ class Index:
         worded = candidates & self._worded
         if not worded:
             return candidates
-        line = " ".join(("", *facts.process.argv, ""))
-        return candidates & ~worded | self._needles.find(line, worded)
+        return candidates & ~worded | self._needles.find(f"{_EDGE} {facts.cmdline} {_EDGE}", worded)
 
     def _field(self, name: str) -> _Field | None:
         """The index of one field, but of those of the command line."""
@@ -169,14 +172,16 @@ def _cost(kind: str, name: str) -> int:
 
 def _needles_of(name: str, values: Values) -> set[str]:
     """Texts of which a command line holds one wherever one of `values` is met, if each of its words stands between
-    two spaces."""
+    two spaces, and the whole between two edges."""
     needles = {_needle_of(name, str(value)) for value in values}
     return {each for each in needles if not any(other in each for other in needles if other != each)}
 
 
 def _needle_of(name: str, value: str) -> str:
-    if name != "option":
+    if name == "argv":
         return _longest(literals_of(value, " ", " "))
+    if name == "cmdline":
+        return _longest(literals_of(value, f"{_EDGE} ", f" {_EDGE}"))
     option = option_name(value)
     # A letter may stand anywhere in a cluster, and its value right behind it.
     needle = option[1] if is_letter(option) else f" {option}"

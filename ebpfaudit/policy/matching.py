@@ -10,7 +10,7 @@ from functools import lru_cache
 from typing import Any, TypeVar
 
 from ebpfaudit.events import Identity
-from ebpfaudit.policy.globs import ANY_FOLDER, ANY_OF_LINE, WILD, Glob, glob_regex
+from ebpfaudit.policy.globs import ANY_FOLDER, WILD, Glob, glob_regex
 from ebpfaudit.process import Process
 from ebpfaudit.profiles.addresses import Network, parse_networks
 from ebpfaudit.profiles.quantities import size_over
@@ -55,7 +55,9 @@ def match_paths(patterns: tuple[str, ...]) -> Matcher:
     globs = [pattern for pattern in patterns if WILD.search(pattern)]
     if not globs:
         return literals.get
-    fullmatch = re.compile("|".join(f"({glob_regex(pattern, '[^/]')})" for pattern in globs), re.DOTALL).fullmatch
+    fullmatch = re.compile(
+        "|".join(f"({glob_regex(pattern, '[^/]')})" for pattern in globs), re.DOTALL
+    ).fullmatch
 
     def match(text: str) -> str | None:
         if (met := literals.get(text)) is not None:
@@ -93,6 +95,7 @@ def match_texts(patterns: tuple[str, ...]) -> Matcher:
 WordMatcher = Callable[[Sequence[str]], tuple[int, str] | None]
 
 
+@lru_cache(maxsize=512)
 def match_words(patterns: tuple[str, ...]) -> WordMatcher:
     """The place of the first word that one of `patterns` matches, and which."""
     match_text = match_texts(patterns)
@@ -116,22 +119,10 @@ def _place_among_many(patterns: tuple[str, ...]) -> Callable[[Sequence[str], str
     """The first of thousands of words that matches, without a look at each: they are given as lines of a text too."""
     exact = {show(pattern.encode()) for pattern in patterns if not WILD.search(pattern)}
     globs = [Glob(pattern) for pattern in patterns if WILD.search(pattern)]
-    plain = [glob for glob in globs if glob.is_plain]
-    others = [glob for glob in globs if not glob.is_plain]
-    merged = "|".join(glob_regex(glob.pattern, ANY_OF_LINE) for glob in others)
-    search: Callable[[str], re.Match[str] | None] | None = None  # compiled when first needed
 
     def place_of(words: Sequence[str], text: str) -> int | None:
-        nonlocal search
         met = [] if exact.isdisjoint(words) else [next(word for word in words if word in exact)]
-        for glob in plain:
-            if glob.literal in text and (line := glob.first_line(text)) is not None:
-                met.append(line)
-        if any(glob.literal in text for glob in others):
-            if search is None:
-                search = re.compile(f"\n(?:{merged})(?=\n)").search
-            if (found := search(text)) is not None:
-                met.append(found[0][1:])
+        met += [line for glob in globs if (line := glob.first_line(text)) is not None]
         return min(map(words.index, met), default=None)
 
     return place_of

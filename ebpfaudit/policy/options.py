@@ -9,8 +9,10 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from functools import lru_cache
+from itertools import compress, repeat
 from typing import NamedTuple
 
+from ebpfaudit.policy.globs import longest_literal
 from ebpfaudit.policy.matching import WordMatcher, match_words
 from ebpfaudit.profiles.schema import Values
 from ebpfaudit.text import show
@@ -30,6 +32,8 @@ class _Wanted(NamedTuple):
     globs: dict[str, str]
     """Of values, with the profile's texts."""
     match: WordMatcher
+    literals: tuple[str, ...]
+    """One of them is in the command line of whoever gives such a value."""
 
 
 def option_name(text: str) -> str:
@@ -42,9 +46,76 @@ def is_letter(name: str) -> bool:
     return re.fullmatch(r"-[^-]", name) is not None
 
 
+_Found = list[tuple[int, str | None]]
+"""Places of words that name an option, and the value in each; None: the next word is it."""
+
+
+class _Readings:
+    """Every way to read one option in the words of a command line, in their order."""
+
+    def __init__(self, argv: tuple[str, ...], found: _Found) -> None:
+        self.found = found
+        self.values = [value if value is not None else argv[place + 1] for place, value in found[:-1]]
+        """As many, or one fewer: nothing may follow the last word."""
+        for place, value in found[-1:]:
+            self.values += argv[place + 1 : place + 2] if value is None else (value,)
+
+    def shown(self, argv: tuple[str, ...], number: int) -> str:
+        place, value = self.found[number]
+        return " ".join(argv[place : place + 1 + (value is None)])
+
+
+class Options:
+    """The options of one command line (the whole argv). Each name is looked for once, when it is first asked for."""
+
+    def __init__(self, argv: tuple[str, ...], line: str) -> None:
+        """`line`: the same as one text."""
+        self.argv = argv
+        self.line = line
+        end = argv.index("--", 1) if "--" in argv[1:] else len(argv)
+        dashed = map(str.startswith, argv[1:end], repeat("-"))
+        self._places = list(compress(range(1, end), dashed))
+        self._by_head: dict[str, list[int]] | None = None
+        self._known: dict[str, _Readings] = {}
+
+    def readings(self, name: str) -> _Readings:
+        readings = self._known.get(name)
+        if readings is None:
+            found = self._find_letter(name[1]) if is_letter(name) else self._find_name(name)
+            readings = self._known[name] = _Readings(self.argv, found)
+        return readings
+
+    def _find_name(self, name: str) -> _Found:
+        if self._by_head is None:
+            self._by_head = {}
+            for place in self._places:
+                self._by_head.setdefault(self.argv[place].partition("=")[0], []).append(place)
+        words = [(place, self.argv[place]) for place in self._by_head.get(name, ())]
+        return [(place, None if word == name else word[len(name) + 1 :]) for place, word in words]
+
+    def _find_letter(self, letter: str) -> _Found:
+        argv = self.argv
+        found: _Found = []
+        for place in [place for place in self._places if letter in argv[place]]:
+            word = argv[place]
+            at = word.find(letter, 1)
+            if word[1] == "-" or (at > 1 and not word[1:at].isalnum()):
+                continue
+            rest = word[at + 1 :]
+            if at == 1 and rest[:1] == "=":
+                found.append((place, rest[1:]))
+            found.append((place, rest or None))
+            if letter in rest:
+                at = word.find(letter, at + 1, _MAX_PLACES)
+                while at > 0 and word[1:at].isalnum():
+                    found.append((place, word[at + 1 :] or None))
+                    at = word.find(letter, at + 1, _MAX_PLACES)
+        return found
+
+
 @lru_cache(maxsize=512)
-def compile_options(values: Values) -> Callable[[tuple[str, ...]], Met | None]:
-    """The first option among the arguments (the whole argv) that one of `values` describes."""
+def compile_options(values: Values) -> Callable[[Options], Met | None]:
+    """The first option that one of `values` describes."""
     plain: dict[str, str] = {}
     globs: dict[str, dict[str, str]] = {}
     for text in map(str, values):
@@ -56,98 +127,31 @@ def compile_options(values: Values) -> Callable[[tuple[str, ...]], Met | None]:
         else:
             plain[name] = text
     wanted = {
-        name: _Wanted(plain.get(name, ""), texts, match_words(tuple(texts))) for name, texts in globs.items()
+        name: _Wanted(
+            plain.get(name, ""),
+            texts,
+            match_words(tuple(texts)),
+            tuple({longest_literal(glob) for glob in texts}),
+        )
+        for name, texts in globs.items()
     }
 
-    def match(argv: tuple[str, ...]) -> Met | None:
-        given = _given(argv)
-        if not given.places:
-            return None
+    def match(options: Options) -> Met | None:
+        argv = options.argv
         first = len(argv)
         met: Met | None = None
-        for name, (alone, texts, match_value) in wanted.items():
-            readings = given.readings(name)
-            if not readings.places or readings.places[0] >= first:
+        for name, (alone, texts, match_value, literals) in wanted.items():
+            if not alone and not any(literal in options.line for literal in literals):
                 continue
-            if alone:
-                first, met = readings.places[0], (alone, readings.shown(argv, 0))
-            elif (found := match_value(readings.values)) is not None:
-                number, glob = found
-                if readings.places[number] < first:
-                    first, met = readings.places[number], (texts[glob], readings.shown(argv, number))
+            readings = options.readings(name)
+            if alone and readings.found:
+                number, text = 0, alone
+            elif (matched := match_value(readings.values)) is not None:
+                number, text = matched[0], texts[matched[1]]
+            else:
+                continue
+            if (place := readings.found[number][0]) < first:
+                first, met = place, (text, readings.shown(argv, number))
         return met
 
     return match
-
-
-class _Readings:
-    """Every way to read one option in the words of a command line, in their order."""
-
-    def __init__(self) -> None:
-        self.places: list[int] = []
-        """Of the word that names the option."""
-        self.values: list[str] = []
-        """As many, or one fewer: nothing may follow the last word."""
-        self._apart: set[int] = set()
-        """Those whose value is the next word, by their number."""
-
-    def add(self, argv: tuple[str, ...], place: int, value: str | None) -> None:
-        """`value`: None if the next word is it."""
-        if value is None:
-            self._apart.add(len(self.places))
-            self.values += argv[place + 1 : place + 2]
-        else:
-            self.values.append(value)
-        self.places.append(place)
-
-    def shown(self, argv: tuple[str, ...], number: int) -> str:
-        place = self.places[number]
-        return " ".join(argv[place : place + 1 + (number in self._apart)])
-
-
-class _Given:
-    """The options of one command line. Each name is looked for once, when it is first asked for."""
-
-    def __init__(self, argv: tuple[str, ...]) -> None:
-        self._argv = argv
-        end = argv.index("--", 1) if "--" in argv[1:] else len(argv)
-        self.places = [place for place, word in enumerate(argv[:end]) if word[:1] == "-" and place]
-        self._by_head: dict[str, list[int]] | None = None
-        self._known: dict[str, _Readings] = {}
-
-    def readings(self, name: str) -> _Readings:
-        readings = self._known.get(name)
-        if readings is None:
-            readings = self._known[name] = _Readings()
-            if is_letter(name):
-                self._read_letter(name[1], readings)
-            else:
-                self._read_name(name, readings)
-        return readings
-
-    def _read_name(self, name: str, readings: _Readings) -> None:
-        if self._by_head is None:
-            self._by_head = {}
-            for place in self.places:
-                self._by_head.setdefault(self._argv[place].partition("=")[0], []).append(place)
-        for place in self._by_head.get(name, ()):
-            word = self._argv[place]
-            readings.add(self._argv, place, None if word == name else word[len(name) + 1 :])
-
-    def _read_letter(self, letter: str, readings: _Readings) -> None:
-        argv = self._argv
-        for place in self.places:
-            word = argv[place]
-            if letter not in word or word[1] == "-":
-                continue
-            at = word.find(letter, 1)
-            if at == 1 and word[2:3] == "=":
-                readings.add(argv, place, word[3:])
-            while at > 0 and (at == 1 or word[1:at].isalnum()):
-                readings.add(argv, place, word[at + 1 :] or None)
-                at = word.find(letter, at + 1, _MAX_PLACES)
-
-
-@lru_cache(maxsize=1)  # several rules ask about one exec
-def _given(argv: tuple[str, ...]) -> _Given:
-    return _Given(argv)

@@ -21,6 +21,8 @@ _TEMPORARY = ("/tmp/", "/var/tmp/", "/dev/shm/", "/run/shm/")
 _MAX_DEPTH = 4
 """Of linkers that run linkers."""
 _MAX_LIBRARY_PATHS = 8
+_MAX_PATH = 4 * 4096
+"""The kernel opens no longer path (PATH_MAX); a byte is shown as four characters at most."""
 
 
 class _Interpreter(Struct, frozen=True):
@@ -80,7 +82,6 @@ def is_temporary(process: Process) -> bool:
     return process.memfd or process.deleted or process.exe.startswith(_TEMPORARY)
 
 
-@lru_cache(maxsize=1)  # asked several times of one exec
 def _told(exe: str, argv: tuple[str, ...], cwd: str) -> tuple[bool, list[str]]:
     """Whether it was given code, and the paths it was told to run."""
     told: list[str] = []
@@ -144,6 +145,7 @@ def _linked(arguments: list[str], cwd: str) -> tuple[list[str], list[str]]:
 
 def _interpreted(interpreter: _Interpreter, arguments: list[str]) -> tuple[bool, str]:
     """Whether code is among the arguments; else the script, "" if there is none."""
+    find_letter = _letters(interpreter).search
     waiting = iter(arguments)
     for argument in waiting:
         if argument == "--":
@@ -155,22 +157,29 @@ def _interpreted(interpreter: _Interpreter, arguments: list[str]) -> tuple[bool,
             if name in interpreter.value_names and not equals:
                 next(waiting, "")
         elif argument[:1] in ("-", "+") and len(argument) > 1:
-            for place, letter in enumerate(argument[1:], 2):
+            if (met := find_letter(argument, 1)) is not None:
+                letter = met[0]
                 if letter in interpreter.code:
                     return True, ""
                 if letter == interpreter.module:
                     return False, ""
-                if letter in interpreter.values or letter in interpreter.file:
-                    value = argument[place:] or next(waiting, "")
-                    if letter in interpreter.file:
-                        return False, value
-                    break
+                value = argument[met.end() :] or next(waiting, "")
+                if letter in interpreter.file:
+                    return False, value
         else:
             return False, "" if argument == "-" else argument
     return False, ""
 
 
+@lru_cache(maxsize=16)
+def _letters(interpreter: _Interpreter) -> re.Pattern[str]:
+    """Any of the letters that say what follows."""
+    return re.compile(f"[{interpreter.code}{interpreter.values}{interpreter.module}{interpreter.file}]")
+
+
 def _joined(path: str, cwd: str) -> str:
+    if len(path) > _MAX_PATH:
+        return ""
     if path.startswith("/"):
         return posixpath.normpath(path) if "/." in path or "//" in path else path
     return posixpath.normpath(f"{cwd}/{path}") if cwd.startswith("/") else path

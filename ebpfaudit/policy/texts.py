@@ -9,6 +9,7 @@ from collections.abc import Hashable, Mapping
 from struct import unpack_from
 from typing import Generic, TypeVar
 
+from ebpfaudit.policy.bounds import LONGEST_REMEMBERED
 from ebpfaudit.policy.globs import ANY_FOLDER, WILD, Glob
 from ebpfaudit.policy.remembered import Room
 from ebpfaudit.text import show
@@ -21,6 +22,9 @@ _LONG = 2 * _PIECE - 1
 
 _START = 3
 """Globs without a long literal are told apart by so many of their first characters."""
+
+_FEW = 20
+"""So many needles are looked for one by one in the time that it takes to cut the text up."""
 
 _NEEDLE_CHARS = 32
 """About what one takes, in memory."""
@@ -102,34 +106,53 @@ class TextIndex:
             self._others.append((glob, bits))
 
 
+_Plan = tuple[list[tuple[str, int]], bool]
+"""What to look for one by one, and whether there is more."""
+
+
 class NeedleIndex:
     """From a text to the bits of all `needles` that it holds."""
 
     def __init__(self, needles: Mapping[str, int], room: Room) -> None:
+        self._needles = needles
         self._long: Needles[int] = Needles()
-        self._short = [(needle, bits) for needle, bits in needles.items() if not self._long.add(needle, bits)]
-        self._wanted: dict[int, list[tuple[str, int]]] = {}
+        self._short = {needle: bits for needle, bits in needles.items() if not self._long.add(needle, bits)}
+        self._plans: dict[int, _Plan] = {}
+        self._known: dict[tuple[int, str], int] = {}
         self._room = room
-        room.share(self._wanted)
+        room.share(self._plans)
+        room.share(self._known)
 
     def find(self, text: str, wanted: int) -> int:
         """Of the bits in `wanted`."""
+        found = self._known.get((wanted, text))
+        if found is None:
+            found = self._find(text, wanted)
+            if len(text) <= LONGEST_REMEMBERED:
+                self._room.take(len(text))
+                self._known[wanted, text] = found
+        return found
+
+    def _find(self, text: str, wanted: int) -> int:
+        one_by_one, others = self._plans.get(wanted) or self._plan(wanted)
         found = 0
-        for needle, bits in self._long.perhaps(text):
-            if bits & wanted & ~found and needle in text:
-                found |= bits
-        for needle, bits in self._short_of(wanted):
+        for needle, bits in one_by_one:
             if bits & ~found and needle in text:
                 found |= bits
+        if others:
+            for needle, bits in self._long.perhaps(text):
+                if bits & wanted & ~found and needle in text:
+                    found |= bits
         return found & wanted
 
-    def _short_of(self, wanted: int) -> list[tuple[str, int]]:
-        short = self._wanted.get(wanted)
-        if short is None:
-            short = [(needle, bits & wanted) for needle, bits in self._short if bits & wanted]
-            self._room.take(_NEEDLE_CHARS * len(short))
-            self._wanted[wanted] = short
-        return short
+    def _plan(self, wanted: int) -> _Plan:
+        few = [(needle, bits & wanted) for needle, bits in self._needles.items() if bits & wanted]
+        others = len(few) > _FEW
+        if others:
+            few = [(needle, bits & wanted) for needle, bits in self._short.items() if bits & wanted]
+        self._room.take(_NEEDLE_CHARS * len(few))
+        self._plans[wanted] = plan = few, others
+        return plan
 
 
 def _encoded(text: str) -> bytes:

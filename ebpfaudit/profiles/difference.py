@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import difflib
-import json
 import tomllib
 from collections.abc import Iterator
 from typing import Any
 
 from msgspec import Struct
+
+from ebpfaudit.profiles.resolved import toml_text
 
 _CONTEXT = 2
 
@@ -58,4 +59,4 @@ def _spread(name: str, value: Any) -> Iterator[str]:
         for number, inner in enumerate(value, 1):
             yield from _spread(f"{name} {number}" if isinstance(inner, dict) else name, inner)
     else:
-        yield f"{name}: {json.dumps(value, ensure_ascii=False)}"
+        yield f"{name}: {toml_text(value)}"

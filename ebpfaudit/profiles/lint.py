@@ -111,6 +111,8 @@ def _impossible_program(part: Part) -> list[tuple[str, str]]:
         found.append(("exe", "with 'via_linker' it is a dynamic linker; ask for the program with 'program'"))
     if when.get("temporary") == (False,) and (True,) in (when.get("memfd"), when.get("deleted")):
         found.append(("temporary", "a memory file or a deleted file is always 'temporary'"))
+    if "error" in when and "filename" in when:
+        found.append(("filename", "what did not start is asked for with 'exe', as it was named"))
     for name in ("exe", "program"):
         if "error" in when and name in when and all(is_identity(str(value)) for value in when[name]):
             found.append((name, "a program that did not start is not known by its content"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from msgspec import Struct
@@ -60,8 +61,9 @@ def known_profiles() -> dict[str, Path]:
     """Every profile that can be named, and the file that the name stands for."""
     found: dict[str, Path] = {}
     for folder in search_folders():
-        for path in sorted(folder.glob("*.toml")):
-            found.setdefault(path.stem, path)
+        with suppress(PermissionError):
+            for path in sorted(folder.glob("*.toml")):
+                found.setdefault(path.stem, path)
     return found
 
 
@@ -134,8 +136,13 @@ def _find(name_or_path: str, extending: Path | None) -> Path:
         return path
     for folder in search_folders():
         path = folder / f"{name_or_path}.toml"
-        if _exists(path):
-            return path
+        try:
+            if path.exists():
+                return path
+        except PermissionError:  # the home of somebody else
+            continue
+        except OSError as error:
+            raise ProfileError(f"profile '{name_or_path}': {error.strerror}") from None
     hint = nearest(name_or_path, known_profiles()) or "."
     looked = ", ".join(str(folder) for folder in search_folders())
     raise ProfileError(

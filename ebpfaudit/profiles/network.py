@@ -145,7 +145,7 @@ class NetworkPolicy:
             if len(rules) > MAX_RULES_PER_NODE:
                 raise ProfileError(
                     f"[network]: more than {MAX_RULES_PER_NODE} entries with different ports meet at one prefix "
-                    f"(near '{rules[0].entry}'), and the kernel decides among no more. "
+                    f"(near '{rules[0].entry}'); the kernel decides among at most {MAX_RULES_PER_NODE}. "
                     "Join neighbouring ports to LOW-HIGH ranges."
                 )
         return tuple(rules)

@@ -20,10 +20,10 @@ def resolved_text(profile: Profile) -> str:
     lines = _heading(profile)
     for title, entries in _sections(profile):
         lines += ["", f"[{title}]"]
-        lines += [f"{key} = {_toml(value)}" for key, value in entries.items()]
+        lines += [f"{key} = {toml_text(value)}" for key, value in entries.items()]
     for rule in profile.rules:
         lines += ["", "[[rule]]"]
-        lines += [f"{key} = {_toml(value)}" for key, value in rule_table(rule).items()]
+        lines += [f"{key} = {toml_text(value)}" for key, value in rule_table(rule).items()]
     return "\n".join(lines) + "\n"
 
 
@@ -33,7 +33,7 @@ def annotated_text(profile: Profile, origins: Origins) -> str:
     for title, entries in _sections(profile):
         blocks.append([(f"[{title}]", ""), *_entry_lines(title, entries, origins)])
     for rule in profile.rules:
-        lines = [f"{key} = {_toml(value)}" for key, value in rule_table(rule).items()]
+        lines = [f"{key} = {toml_text(value)}" for key, value in rule_table(rule).items()]
         blocks.append([("[[rule]]", origins.get(("rule", rule.id), "")), *((line, "") for line in lines)])
     return "\n".join("".join(_aligned(block)) for block in blocks)
 
@@ -75,7 +75,7 @@ def rule_table(rule: Rule) -> dict[str, Any]:
 
 
 def _heading(profile: Profile) -> list[str]:
-    return [f"name = {_toml(profile.name)}", f"description = {_toml(profile.description)}"]
+    return [f"name = {toml_text(profile.name)}", f"description = {toml_text(profile.description)}"]
 
 
 def _sections(profile: Profile) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -93,11 +93,11 @@ def _sections(profile: Profile) -> Iterator[tuple[str, dict[str, Any]]]:
 def _entry_lines(title: str, entries: dict[str, Any], origins: Origins) -> Iterator[tuple[str, str]]:
     for key, value in entries.items():
         if key == "default":
-            yield f"default = {_toml(value)}", origins.get((title, key), "")
+            yield f"default = {toml_text(value)}", origins.get((title, key), "")
             continue
         yield f"{key} = [", ""
         for text in value:
-            yield f"    {_toml(text)},", origins.get((title, key, text), "")
+            yield f"    {toml_text(text)},", origins.get((title, key, text), "")
         yield "]", ""
 
 
@@ -129,11 +129,12 @@ def _limit_table(limit: Limit | None) -> dict[str, Any]:
     return {} if limit is None else {"to": limit.to, "within": limit.within, "per": limit.per}
 
 
-def _toml(value: object) -> str:
+def toml_text(value: object) -> str:
+    """`value` as TOML, of printable characters only, on one line."""
     if isinstance(value, dict):
-        return "{ " + ", ".join(f"{key} = {_toml(each)}" for key, each in value.items()) + " }"
+        return "{ " + ", ".join(f"{key} = {toml_text(each)}" for key, each in value.items()) + " }"
     if isinstance(value, list | tuple):
-        return "[" + ", ".join(_toml(each) for each in value) + "]"
+        return "[" + ", ".join(toml_text(each) for each in value) + "]"
     # JSON's strings are TOML's, but for characters beyond \uffff.
     text = json.dumps(value, ensure_ascii=False)
     return text if text.isprintable() else "".join(map(_printable, text))

@@ -29,8 +29,7 @@ def build_network(draft: Draft) -> NetworkPolicy | None:
             placed.append((parse_entry(item.value, _action(item.action)), item))
         except AddressError as error:
             item.complain(f"[network] {item.action}: {error}")
-    _judge_idle_entries(placed)
-    entries = sorted((entry for entry, _ in placed), key=lambda entry: SECTION_ACTIONS.index(entry.action))
+    entries = sorted(_without_idle_entries(placed), key=lambda entry: SECTION_ACTIONS.index(entry.action))
     return NetworkPolicy(_default(draft, "network"), tuple(dict.fromkeys(entries)))
 
 
@@ -48,7 +47,8 @@ def build_gpu(draft: Draft) -> GpuPolicy | None:
             else:
                 _judge_pair("gpu", other, item)
         placed[item.value].append(item)
-    entries = [GpuEntry(item.value, _action(item.action)) for items in placed.values() for item in items]
+    strictest = [max(items, key=_strictness) for items in placed.values()]
+    entries = [GpuEntry(item.value, _action(item.action)) for item in strictest]
     entries.sort(key=lambda entry: SECTION_ACTIONS.index(entry.action))
     return GpuPolicy(_default(draft, "gpu"), tuple(dict.fromkeys(entries)))
 
@@ -101,21 +101,29 @@ def _strictness(item: Item) -> int:
     return SECTION_ACTIONS.index(_action(item.action))
 
 
-def _judge_idle_entries(placed: list[tuple[NetworkEntry, Item]]) -> None:
-    """An entry that decides nothing is a mistake of its author, or of whoever extends a profile."""
+def _without_idle_entries(placed: list[tuple[NetworkEntry, Item]]) -> list[NetworkEntry]:
+    """The entries that can decide. Another is a mistake of its author, or overridden by whoever extends its profile."""
     alike: dict[object, list[tuple[int, NetworkEntry, Item]]] = {}
     for number, (entry, item) in enumerate(placed):
         for key in _reach_keys(entry):
             alike.setdefault(key, []).append((number, entry, item))
+    kept = []
     for number, (entry, item) in enumerate(placed):
         others = alike[_reach_keys(entry)[0]]
         if len(others) > _MOST_ALIKE:
             item.complain(f"[network] {item.action}: more than {_MOST_ALIKE} entries like '{item.value}'")
-            return
-        for other_number, other, place in others:
-            repeats = other_number < number and other.action == entry.action and same_reach(entry, other)
-            if repeats or shadowing(entry, other):
-                _judge_pair("network", item, place)
+            return []
+        decisive = [
+            place
+            for other_number, other, place in others
+            if shadowing(entry, other)
+            or (other_number < number and other.action == entry.action and same_reach(entry, other))
+        ]
+        if not decisive:
+            kept.append(entry)
+        for place in decisive:
+            _judge_pair("network", item, place)
+    return kept
 
 
 def _reach_keys(entry: NetworkEntry) -> list[object]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import tomllib
 from functools import partial
@@ -11,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from ebpfaudit.profiles.resolved import toml_text
 from ebpfaudit.profiles.source import Source
 from ebpfaudit.stories.fixtures import Outcome, verdicts_path
 from ebpfaudit.stories.story import StoryError
@@ -27,15 +27,16 @@ def write_expectation(outcome: Outcome) -> str:
         golden = verdicts_path(path)
         golden.write_bytes(msgspec.json.Encoder().encode_lines(outcome.verdicts))
         return f"{golden}: {len(outcome.verdicts)} verdicts"
-    mark, text = re.fullmatch("(\ufeff?)(.*)", path.read_bytes().decode(), re.DOTALL).groups()
-    updated = replace_expectation(text, outcome.profile, outcome.got, path)
-    path.write_bytes(f"{mark}{updated}".encode())
+    text = path.read_bytes().decode()
+    bare = text.removeprefix("\ufeff")
+    updated = replace_expectation(bare, outcome.profile, outcome.got, path)
+    path.write_bytes(f"{text[: len(text) - len(bare)]}{updated}".encode())
     return f"{path}: {expectation_text(outcome.profile, outcome.got)}"
 
 
 def expectation_text(profile: str, verdicts: tuple[str, ...]) -> str:
     """The line (or lines) of [expect] for one profile."""
-    key = profile if _BARE.fullmatch(profile) else json.dumps(profile)
+    key = profile if _BARE.fullmatch(profile) else toml_text(profile)
     return f"{key} = {_list_text(key, verdicts)}"
 
 
@@ -90,7 +91,7 @@ def _list_end(text: str, start: int) -> int:
 
 
 def _list_text(key: str, verdicts: tuple[str, ...]) -> str:
-    quoted = [json.dumps(text, ensure_ascii=False) for text in verdicts]
+    quoted = [toml_text(text) for text in verdicts]
     line = "[" + ", ".join(quoted) + "]"
     if len(key) + 3 + len(line) <= _LINE_CHARS:
         return line

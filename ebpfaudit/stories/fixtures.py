@@ -185,8 +185,10 @@ def collect(profile_path: Path, read_trail: ReadTrail) -> Found:
 
 def _may_concern(path: Path, name: str, profiles: frozenset[str]) -> bool:
     """Whether a story that cannot be read may be about that profile: all may, unless it names others."""
+    if not path.is_file():
+        return True
     try:
-        expect = tomllib.loads(path.read_bytes().decode()).get("expect")
+        expect = tomllib.loads(path.read_bytes().decode("utf-8-sig")).get("expect")
     except (OSError, ValueError):
         return True
     return not isinstance(expect, dict) or name in expect or profiles.isdisjoint(expect)

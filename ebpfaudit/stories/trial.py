@@ -34,6 +34,8 @@ class Trial:
     def run(self, advance: Callable[[], object] = lambda: None) -> None:
         """Judge every fixture."""
         began = time.perf_counter()
+        if not self.fixtures and str(self.path) in self.problems:
+            return
         try:
             profile = load_profile(str(self.path))
         except ProfileError as error:

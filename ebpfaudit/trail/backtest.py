@@ -220,7 +220,7 @@ def backtest(
         with read_trail(path) as trail:
             return Backtest(trail, first, second).run(progress)
     except (TrailError, OSError) as error:
-        return Outcome(path, error=str(error))
+        return Outcome(path, error=str(error).replace("\n", "; "))
 
 
 def doubts_of(trail: Trail) -> list[str]:

@@ -4,8 +4,9 @@ import json
 import subprocess
 import sys
 
+import msgspec
 import pytest
-from recorded import EVERY_KIND, write_trail
+from recorded import EVERY_KIND, HEADER, write_trail
 
 MAIN = "import sys; sys.modules['bcc'] = None; from ebpfaudit.cli import main; main()"
 
@@ -161,6 +162,13 @@ def test_a_trail_by_the_profile_it_was_recorded_under_or_another(profile, tmp_pa
     assert run("recorded", "exec ls").returncode == 2
 
 
+def test_a_profile_that_is_named_needs_none_in_the_trail(profile, tmp_path):
+    path = tmp_path / "old.jsonl.zst"
+    write_trail(path, EVERY_KIND, header=msgspec.structs.replace(HEADER, profile_text="worn out = 1"))
+    assert run(profile, f"{path}:1").returncode == 0
+    assert run("recorded", f"{path}:1").returncode == 125
+
+
 def test_json_in_and_out(profile):
     event = (
         '{"kind":"exec","ts_ns":5,"pid":7,"start":7,"ppid":1,"exe":"/usr/bin/ssh","argv":["ssh","-R1:a:1"],'
@@ -180,6 +188,9 @@ def test_json_in_and_out(profile):
     [
         (("conect 10.0.0.1:22",), 125, "did you mean 'connect'?"),
         (("nosuch.toml",), 2, "nosuch.toml: no such file"),
+        ((f"nosuch.jsonl.zst:{'9' * 5000}",), 125, "is no kind of event"),
+        (("exec \udcff",), 2, "event: not a UTF-8 text"),
+        (("nosuch.jsonl.zst:3",), 2, "nosuch.jsonl.zst: no such file"),
         (('{"kind":"exec"}',), 2, "not an event as JSON"),
         (("exec ls", "--rule", "tunel"), 2, "profile 'mine' has no rule 'tunel'; did you mean 'tunnel'?"),
     ],

@@ -1,5 +1,6 @@
 """`ebpfaudit profile learn` as it is typed, on written trails and on what real programs did."""
 
+import os
 import subprocess
 import sys
 
@@ -40,7 +41,7 @@ def test_a_profile_comes_on_stdout_and_what_is_left_out_on_stderr(trail):
     assert result.stdout.startswith("# Learned by ebpfaudit ")
     assert 'name = "learned"\n' in result.stdout
     assert '"10.0.0.1:443/tcp",  # 1x, curl; first: ep-1.jsonl.zst event 2\n' in result.stdout
-    assert "not allowed: kill by base: network" in result.stderr
+    assert " by base: network, dst" in result.stderr
 
 
 def test_a_file_is_sound_and_changes_nothing_but_the_denials(trail, tmp_path):
@@ -129,3 +130,18 @@ def test_what_a_real_episode_did_is_allowed_again(auditor, tmp_path):
     )
     assert again.exit_code == 0, again.stderr
     assert [verdict for verdict in again.verdicts if verdict.action != "log"] == []
+
+
+def test_a_pipe_is_written_to_and_not_replaced(trail, tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with subprocess.Popen(["cat", pipe], stdout=subprocess.PIPE, text=True) as reader:
+        assert profile("learn", trail, "-o", pipe).returncode == 0
+        assert reader.communicate(timeout=30)[0].startswith("# Learned by ebpfaudit ")
+    assert pipe.is_fifo()
+
+
+def test_a_link_stays_a_link(trail, tmp_path):
+    (tmp_path / "link.toml").symlink_to("real.toml")
+    assert profile("learn", trail, "-o", tmp_path / "link.toml").returncode == 0
+    assert (tmp_path / "link.toml").is_symlink() and (tmp_path / "real.toml").is_file()

@@ -268,3 +268,23 @@ def test_whoever_waits_sees_a_bar_on_the_terminal(folder):
         assert "401 passed" in running.stdout.read()
     os.close(terminal)
     assert b"judging" in shown
+
+
+def test_update_keeps_a_byte_order_mark(folder):
+    story = folder / "tests" / "ssh.toml"
+    story.write_bytes(b"\xef\xbb\xbf" + story.read_bytes().replace(b'"kill no-ssh"', b'"kill other"'))
+    before = story.read_bytes()
+    result = run(folder / "mine.toml", "--update")
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert story.read_bytes().startswith(b"\xef\xbb\xbf# about") and story.read_bytes() != before
+
+
+def test_a_fixture_that_is_no_file_is_said(folder):
+    os.mkfifo(folder / "tests" / "fifo.toml")
+    result = run(folder / "mine.toml")
+    assert result.returncode == 1 and "fifo.toml: is not a file" in result.stdout
+
+
+def test_a_fixture_that_is_not_there_is_called_so():
+    result = run("--fixture", "nosuch.toml")
+    assert result.returncode == 1 and "nosuch.toml: cannot be read: No such file" in result.stdout

@@ -110,7 +110,11 @@ def test_what_was_seen_is_allowed_exactly_and_with_its_evidence(tmp_path):
         ([80, 81, 83], ["10.0.0.1:80-81/tcp", "10.0.0.1:83/tcp"]),
         (range(40000, 40070, 10), [f"10.0.0.1:{port}/tcp" for port in range(40000, 40070, 10)]),
         (range(40000, 40080, 10), ["10.0.0.1:40000-40070/tcp"]),
-        ([22, 25, *range(40000, 40060, 10)], ["10.0.0.1:22-25/tcp", "10.0.0.1:40000-40050/tcp"]),
+        (range(10, 26, 2), ["10.0.0.1:10-24/tcp"]),
+        (
+            [22, 25, 5432, 6379, *range(40000, 40080, 10)],
+            [*(f"10.0.0.1:{port}/tcp" for port in (22, 25, 5432, 6379)), "10.0.0.1:40000-40070/tcp"],
+        ),
     ],
 )
 def test_neighbouring_and_many_ports_become_ranges(tmp_path, ports, wanted):
@@ -194,11 +198,16 @@ def test_what_was_denied_when_it_was_observed_is_listed_and_not_allowed(tmp_path
         ("@/tmp/dbus-AbCdEf12", "unix:@/tmp/dbus-*"),
         ("@0001f", "unix:@0001f"),
         ("/tmp/AbCdEf12", "unix:/tmp/AbCdEf12"),
-        ("/run/a[b]*c", "unix:/run/a*"),
+        ("/run/abc[b]*c", "unix:/run/abc*"),
     ],
 )  # fmt: skip
 def test_the_random_parts_of_a_socket_are_left_out(path, entry):
     assert socket_entries([path])[path][0] == entry
+
+
+@pytest.mark.parametrize("path", ["/r*", "/run/a[b]*c", "/tmp/*", "@a*", "/*", "@*"])
+def test_a_name_with_a_star_opens_no_folder(path):
+    assert socket_entries([path]) == {path: []}
 
 
 def test_what_varies_is_left_out_when_it_was_seen_to_vary():
@@ -283,6 +292,12 @@ def test_the_head_says_where_it_comes_from_and_what_to_beware_of(tmp_path):
     assert 'ep-0.jsonl.zst: episode "ep-1" under "quiet", 4 events, ' in learned.text
     assert any("3 events were lost" in doubt for doubt in learned.doubts)
     assert "# Beware: ep-0.jsonl.zst is not whole: 3 events were lost" in learned.text
+
+
+def test_the_head_of_many_trails_stays_short(tmp_path):
+    _, learned = learn(tmp_path, *([connect("10.0.0.1")] for _ in range(43)))
+    assert "#   and 3 more\n" in learned.text
+    assert learned.text.count("#   ep-") == 40
 
 
 def test_a_killed_episode_is_said_to_be_one(tmp_path):

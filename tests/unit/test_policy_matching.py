@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ebpfaudit.policy.globs import glob_regex, longest_literal
-from ebpfaudit.policy.matching import compile_matcher, match_paths
+from ebpfaudit.policy.globs import Glob, glob_regex, literals_of, longest_literal
+from ebpfaudit.policy.matching import compile_matcher, match_paths, match_texts, match_words
 from ebpfaudit.profiles.addresses import parse_address
 from ebpfaudit.text import show
 
@@ -56,6 +56,31 @@ def test_required_literal_stands_in_whatever_matches(pattern, text):
 
     if compile_matcher("exec", "filename", (pattern,))(shown) is not None:
         assert longest_literal(pattern) in shown
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.text("ab*?[]!", min_size=1, max_size=8), st.text("ab[]!", max_size=12))
+def test_a_glob_matches_what_its_expression_matches(pattern, text):
+    expected = re.compile(glob_regex(pattern), re.DOTALL).fullmatch(text) is not None
+
+    assert Glob(pattern).matches(text) is expected
+    if expected:
+        assert all(literal in f"<{text}>" for literal in literals_of(pattern, "<", ">"))
+
+
+patterns = st.lists(st.text("ab*?[]!", min_size=1, max_size=5), min_size=1, max_size=4, unique=True).map(
+    tuple
+)
+
+
+@settings(deadline=None, max_examples=400)
+@given(patterns, st.lists(st.text("ab[]!", max_size=6), max_size=40), st.sampled_from(["", "\n"]))
+def test_first_of_many_words_is_found_as_if_each_were_tried(patterns, words, end):
+    words = [*words, *(["x" + end] * 20), "ab", "a"]
+    match = match_texts(patterns)
+
+    expected = next(((place, met) for place, word in enumerate(words) if (met := match(word))), None)
+    assert match_words(patterns)(words) == expected
 
 
 def test_glob_takes_linear_time_on_hostile_text():

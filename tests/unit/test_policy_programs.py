@@ -1,12 +1,14 @@
 """What a process really runs, and its options, by its arguments."""
 
+import re
 import time
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ebpfaudit.policy.options import compile_options
+from ebpfaudit.policy.globs import glob_regex
+from ebpfaudit.policy.options import Options, compile_options
 from ebpfaudit.policy.programs import is_linker, programs_of, runs_inline_code
 from ebpfaudit.process import Process
 
@@ -95,7 +97,7 @@ def test_linkers():
     ],
 )  # fmt: skip
 def test_options(value, argv, shown):
-    met = compile_options((value,))(argv)
+    met = compile_options((value,))(Options(argv, " ".join(argv)))
 
     assert met == (None if shown is None else (value, shown))
 
@@ -108,7 +110,7 @@ def test_options_of_a_hostile_command_line_take_linear_time(argv):
     match = compile_options(("-R [0-9]*", "-L x*", "--algo rx*", "-o Remote*"))
     began = time.process_time()
 
-    assert match(argv) is None
+    assert match(Options(argv, " ".join(argv))) is None
     assert time.process_time() - began < 1
 
 
@@ -127,3 +129,51 @@ def test_no_command_line_raises(exe, argv, cwd):
 
     assert set(programs_of(running)) >= ({exe} - {""})
     assert runs_inline_code(running) in (True, False)
+
+
+LETTERS = st.lists(
+    st.sampled_from(["-R", "-R=x", "-NfR", "-aRbR", "-fR9", "--", "--R=1", "-", "-n", "x", "9:a", "--name", "--name=9:", "-R\n"])
+    | st.text("-Ran=9:", max_size=5),
+    max_size=6,
+)  # fmt: skip
+
+
+def readings(name, argv):
+    """The definition, word by word: (place, value) for every way to read an option."""
+    for place, word in enumerate(argv):
+        if place == 0 or not word.startswith("-"):
+            continue
+        if word == "--":
+            return
+        following = argv[place + 1] if place + 1 < len(argv) else None
+        head, equals, value = word.partition("=")
+        if head == name:
+            yield place, value if equals else following
+        if len(name) == 2 and not word.startswith("--"):
+            for at in range(1, len(word)):
+                if word[at] == name[1] and (at == 1 or word[1:at].isalnum()):
+                    yield place, word[at + 1 :] or following
+
+
+@settings(deadline=None, max_examples=500)
+@given(
+    LETTERS,
+    st.sampled_from(["-R", "-a", "--name", "-n"]),
+    st.sampled_from(["", " *", " 9*", " *:*", " ?", " x"]),
+    st.booleans(),
+)
+def test_first_option_is_the_first_that_any_reading_meets(argv, name, glob, many):
+    argv = ("x", *["-z", "y"] * (40 * many), *argv)
+    met = compile_options((name + glob,))(Options(argv, " ".join(argv)))
+
+    pattern = glob.strip()
+    match = re.compile(glob_regex(pattern), re.DOTALL).fullmatch
+    hits = [
+        place
+        for place, value in readings(name, argv)
+        if not pattern or (value is not None and match(value) is not None)
+    ]
+    assert (met is not None) == bool(hits)
+    if met is not None:
+        assert met[0] == name + glob
+        assert met[1].startswith(argv[hits[0]])

@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 from ebpfaudit.policy.index import Index
 from ebpfaudit.policy.limits import Limits
 from ebpfaudit.policy.matching import match_texts
+from ebpfaudit.policy.remembered import Room
 from ebpfaudit.policy.sequences import Sequences
-from ebpfaudit.policy.texts import TextIndex
+from ebpfaudit.policy.texts import NeedleIndex, TextIndex
 from ebpfaudit.profiles.schema import Limit, Part, Rule
 
 WITHIN = 10
@@ -103,16 +104,32 @@ texts = st.lists(
 
 
 @settings(deadline=None, max_examples=400)
-@given(globs, st.lists(st.sampled_from(["needle", "wise", "éééé", "name"]), max_size=3, unique=True), texts)
-def test_text_index_finds_what_trying_each_finds(patterns, needles, several):
+@given(globs, texts)
+def test_text_index_finds_what_trying_each_finds(patterns, several):
     bits = {pattern: 1 << number for number, pattern in enumerate(patterns)}
-    more = {needle: 1 << len(patterns) + number for number, needle in enumerate(needles)}
+    index = TextIndex(bits)
 
-    found = TextIndex(bits, more).find_all(several)
-
-    for text, got in zip(several, found, strict=True):
+    for text in several:
         expected = sum(bit for pattern, bit in bits.items() if match_texts((pattern,))(text) is not None)
-        assert got == expected | sum(bit for needle, bit in more.items() if needle in text)
+        assert index.find(text) == expected
+
+
+needles = st.lists(
+    st.sampled_from(["needle", "wise", "éééé", "otherwise", "é other", "a" * 7, ""])
+    | st.text("ab/é", max_size=9),
+    max_size=5,
+    unique=True,
+)
+
+
+@settings(deadline=None, max_examples=400)
+@given(needles, texts, st.integers(0, 31))
+def test_needle_index_finds_what_trying_each_finds(several, lines, wanted):
+    index = NeedleIndex({needle: 1 << number for number, needle in enumerate(several)}, Room())
+    line = " ".join(lines)
+
+    expected = sum(1 << number for number, needle in enumerate(several) if needle in line)
+    assert index.find(line, wanted) == expected & wanted
 
 
 def test_members_are_in_order():

@@ -9,11 +9,12 @@ import pytest
 
 from ebpfaudit.profiles.load import load_profile, parse_profile, profile_hash, resolved_text
 
+MAIN = "import sys; sys.modules['bcc'] = None; from ebpfaudit.cli import main; main()"
+
 
 def ebpfaudit(*arguments: str) -> subprocess.CompletedProcess[str]:
     """The command line where bcc cannot be imported."""
-    code = "import sys; sys.modules['bcc'] = None; from ebpfaudit.cli import main; main()"
-    return subprocess.run([sys.executable, "-c", code, "profile", *arguments], capture_output=True, text=True)
+    return subprocess.run([sys.executable, "-c", MAIN, "profile", *arguments], capture_output=True, text=True)
 
 
 @pytest.fixture
@@ -112,3 +113,38 @@ def test_list_names_all_shipped_profiles():
 
     names = {json.loads(line)["profile"] for line in listed.stdout.splitlines()}
     assert names >= {"base", "coding-agent", "rl-training", "offline-sandbox"}
+
+
+def test_a_name_on_the_command_line_cannot_command_the_terminal():
+    for arguments in (("show", "a\x1b[31mb"), ("check", "./a\x1b[31mb"), ("explain", "base", "\x1b[31m")):
+        result = ebpfaudit(*arguments)
+        assert result.returncode in (1, 125)
+        assert "\x1b" not in result.stdout + result.stderr and "\\x1b[31m" in result.stdout + result.stderr
+
+
+def test_whoever_reads_only_the_first_line_gets_no_failure(tmp_path):
+    own = tmp_path / "ebpfaudit" / "profiles"
+    own.mkdir(parents=True)
+    for number in range(40):
+        (own / f"{number}.toml").write_text(f'description = "{"x" * 4000}"')
+    command = f'set -o pipefail; {sys.executable} -c "{MAIN}" profile list | head -1'
+    result = subprocess.run(
+        ["bash", "-c", command],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"XDG_CONFIG_HOME": str(tmp_path)},
+    )
+    assert (result.returncode, result.stderr) == (0, "")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+def test_the_home_of_somebody_else_hides_no_shipped_profile(tmp_path):
+    (tmp_path / "ebpfaudit" / "profiles").mkdir(parents=True)
+    tmp_path.chmod(0o700)
+    result = subprocess.run(
+        ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", sys.executable, "-c", MAIN, "profile", "check", "base"],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"XDG_CONFIG_HOME": str(tmp_path)},
+    )  # fmt: skip
+    assert result.stdout.startswith("base: sound"), result.stderr

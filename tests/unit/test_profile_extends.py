@@ -319,3 +319,26 @@ REFERENCE = Path(__file__).parents[2] / "docs" / "profile-reference.md"
 @pytest.mark.parametrize("example", re.findall(r"```toml\n(.*?)```", REFERENCE.read_text(), re.DOTALL))
 def test_example_of_the_reference_is_sound(profiles, example):
     assert notes_of(profiles(example=example)) == []
+
+
+def test_resolved_text_holds_no_entry_that_another_made_void(profiles):
+    path = profiles(
+        below='[network]\nallow = ["10.0.0.1:80", "10.1.0.0/16", "unix:/run/a"]\n[gpu]\nallow = ["nvidia:0"]\n',
+        above="""
+        extends = "./below.toml"
+        [network]
+        deny = ["10.0.0.1", "unix:/run/a"]
+        allow = ["10.1.0.0/16:443"]
+        [gpu]
+        deny = ["nvidia:0"]
+        """,
+    )
+    profile = load_profile(path)
+
+    assert entries(profile.network) == {
+        ("allow", "10.1.0.0/16"),
+        ("deny", "10.0.0.1"),
+        ("deny", "unix:/run/a"),
+    }
+    assert entries(profile.gpu) == {("deny", "nvidia:0")}
+    assert parse_profile(resolved_text(profile), "recorded") == profile

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from ebpfaudit.events import Exit
-from ebpfaudit.stories.fixtures import collect, evaluate, judge
 from ebpfaudit.profiles.load import load_profile, parse_profile, resolved_text
+from ebpfaudit.stories.fixtures import collect, evaluate, judge
 from ebpfaudit.trail.recording import recorded_events
 
 _FOLDER = Path(__file__).parents[2] / "profiles"

@@ -24,6 +24,7 @@ def check(text):
 @pytest.mark.parametrize(
     ("on", "when", "problem"),
     [
+        ("exec", 'error = "ENOENT", filename = "*nc"', "what did not start is asked for with 'exe'"),
         ("exec", "untagged = true, source = 'launched'", "4:27: rule 'r': can never match: what is 'untagged' has the source"),
         ("exec", "untagged = false, source = 'untagged'", "what is not 'untagged' has another source"),
         ("exec", "memfd = true, exe = ['/usr/bin/x', '/tmp/*']", "4:24: rule 'r': can never match: a memory file's 'exe' is"),

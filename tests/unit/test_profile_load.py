@@ -238,7 +238,7 @@ def test_name_is_searched_for_in_the_users_folder_before_the_shipped_one(tmp_pat
 
     assert load_profile("base").description == "mine"
     assert load.known_profiles()["base"] == folder / "base.toml"
-    assert load_profile("coding-agent").network is not None
+    assert load.known_profiles()["coding-agent"].parent == resources.folder("profiles")
 
 
 def test_missing_profile_says_where_it_was_sought_and_what_is_near(tmp_path, monkeypatch):
@@ -321,3 +321,61 @@ def test_hash_changes_with_the_meaning():
 
     assert profile_hash(one) != profile_hash(two)
     assert one != two
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        (RULE.format(on="exec", when=f"exe{'.a' * 3000} = 1", rest=""), "p.toml:1:1: nested too deeply"),
+        (RULE.format(on="exec", when=f"uid = 0x{'f' * 6000}", rest=""), "p.toml:4:16: the number is too long"),
+        ("\n" + RULE.format(on="exec", when=f"uid = 1{'0' * 6000}", rest=""), "p.toml:5:1: not valid TOML: the number is"),
+    ],
+)  # fmt: skip
+def test_no_value_is_too_much_to_be_quoted(text, problem):
+    (found,) = problems_of(text)
+    assert found.startswith(problem)
+
+
+def test_a_long_value_is_not_quoted_in_full():
+    (found,) = problems_of(f"[network]\nallow = ['{'A' * 100_000}']")
+    assert found.startswith("p.toml:2:10: [network] allow: 'AAA") and len(found) < 3000
+
+
+def test_a_byte_order_mark_is_no_part_of_the_text():
+    (found,) = problems_of("\ufeffname = 'x'\nacton = 1")
+    assert found.startswith("p.toml:2:1: unknown key")
+
+
+def test_many_entries_at_one_prefix_are_not_compared_forever():
+    ports = ", ".join(f"'10.0.0.1:{port}'" for port in range(1, 20_000))
+    assert any(
+        "more than 512 entries like" in found for found in problems_of(f"[network]\nallow = [{ports}]")
+    )
+
+
+def test_what_is_no_text_of_a_sensible_size_is_said(tmp_path):
+    os.mkfifo(tmp_path / "fifo.toml")
+    big = write(tmp_path, "big", "#" * (4 * 2**20 + 1))
+    with pytest.raises(ProfileError, match="at most 4 MiB"):
+        load_profile(big)
+    for name, problem in (
+        ("./fifo.toml", "is not a file"),
+        (f"{'a' * 5000}/", "cannot be read: File name too"),
+    ):
+        with pytest.raises(InvalidProfile, match=problem):
+            load_profile(write(tmp_path, "child", f"extends = '{name}'"))
+
+
+def test_a_problem_of_the_file_names_it_once(tmp_path):
+    (problem,) = load.check_profile(str(tmp_path / "none.toml")).problems
+    assert str(problem) == f"{tmp_path}/none.toml: no such profile file"
+
+
+def test_resolved_text_is_printable_and_reads_back(tmp_path):
+    text = 'name = "a\\u009b31m\\u202e\\U000E0001\\u007f"\n' + RULE.format(
+        on="exec", when="argv = '\x85*'", rest=""
+    )
+    profile = load_profile(write(tmp_path, "odd", text))
+    shown = resolved_text(profile)
+    assert shown.replace("\n", "").isprintable()
+    assert parse_profile(shown, "shown") == profile

@@ -329,3 +329,9 @@ def test_command_fails_where_nothing_is_imported_and_where_pysigma_is_missing():
     assert missing.returncode == 125
     assert "pip install 'ebpfaudit[sigma]'" in missing.stderr
     assert "Traceback" not in missing.stderr
+
+
+def test_a_folder_may_hold_what_is_no_file(tmp_path):
+    os.mkfifo(tmp_path / "fifo.yml")
+    (tmp_path / "loop.yml").symlink_to("loop.yml")
+    assert [path.name for path in rule_files([str(tmp_path)])] == ["loop.yml"]

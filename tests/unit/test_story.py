@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ebpfaudit import events as e
+from ebpfaudit.profiles.load import load_profile, parse_profile
 from ebpfaudit.stories.fixtures import evaluate
 from ebpfaudit.stories.narration import story_of, tree_around
 from ebpfaudit.stories.story import StoryError, parse_story
 from ebpfaudit.stories.words import expand, quote, quote_always, split
-from ebpfaudit.profiles.load import load_profile, parse_profile
 from ebpfaudit.text import show
 
 
@@ -164,6 +164,26 @@ def test_what_is_wrong_is_said_with_its_line(line, problem):
     assert problem in str(raised.value)
 
 
+def test_a_comment_repeats_nothing():
+    assert len(told("a: exit 1 # {1..5} x3")) == len(told("a: exit 1"))
+    assert len(told("a: exec sh '#{1..2}' # it's {1..9}")) == len(told("a: exec sh x{1..2}"))
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        (f"exec sh {'y' * 100_000} {{1..20000}}", "20,000 long lines; at most 8 MiB"),
+        (f"exec sh {{1..{'9' * 5000}}}", "a range of numbers of more than 18 digits"),
+        ("exec sh x60000\n" * 1000, "a story has at most 100,000 events"),
+    ],
+)
+def test_no_line_is_too_much(text, problem):
+    with pytest.raises(StoryError) as caught:
+        parse_story(text)
+    (found,) = caught.value.problems
+    assert problem in found
+
+
 def test_all_that_is_wrong_is_said_at_once():
     with pytest.raises(StoryError) as raised:
         parse_story("exec\nconnect\nexec ls")
@@ -309,6 +329,8 @@ def streams(draw):
         if isinstance(event, e.ProcessEvent):
             changes["start"] = lives.get(event.pid, event.pid)
         if isinstance(event, e.Fork):
+            if event.child == event.pid:  # no process gets the pid of one that is there
+                continue
             changes["child_start"] = lives[event.child] = 1000 + len(stream)
         stream.append(msgspec.structs.replace(event, **changes))
     return stream

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from ebpfaudit.cli.profile.subject import Subject
     from ebpfaudit.policy.explain import Explained
     from ebpfaudit.profiles.schema import Profile
@@ -44,9 +46,9 @@ def explain(profile: str, what: str, rule: str, everything: bool, as_json: bool)
 
     subject = find_subject(what)
     if profile == RECORDED:
-        if subject.recorded is None:
+        if subject.trail is None:
             raise UsageError("only a trail knows the profile that it was recorded under: name one")
-        chosen = subject.recorded
+        chosen = _recorded(subject.trail)
     else:
         chosen = load_profile(profile)
     _check_rule(chosen, rule)
@@ -64,6 +66,14 @@ def explain(profile: str, what: str, rule: str, everything: bool, as_json: bool)
             file=sys.stderr,
         )
     return 0
+
+
+def _recorded(trail: Path) -> Profile:
+    from ebpfaudit.trail.reader import read_trail
+    from ebpfaudit.trail.replay import recorded_profile
+
+    with read_trail(trail) as opened:
+        return recorded_profile(opened)
 
 
 def _check_rule(profile: Profile, rule: str) -> None:

@@ -8,6 +8,7 @@ import signal
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import contextmanager
 from multiprocessing.connection import wait
 from typing import Any
 
@@ -59,21 +60,27 @@ def _in_processes(
         jobs, mp_context=context, initializer=_prepare, initargs=(*profiles, offsets, stop)
     )
     waiting: list[Future[Outcome]] = []
-    # Workers inherit the mask: Ctrl-C reaches every process of a terminal, and is answered by this one alone.
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         for index, path in enumerate(paths):
-            waiting.append(pool.submit(_judge, index, path))
-            if index == 0:
-                signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+            with _without_interrupt():
+                waiting.append(pool.submit(_judge, index, path))
             if len(waiting) > jobs * _AHEAD:
                 yield waiting.pop(0).result()
         while waiting:
             yield waiting.pop(0).result()
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         stop.value = 1
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+@contextmanager
+def _without_interrupt() -> Iterator[None]:
+    """Ctrl-C reaches every process of a terminal. Workers, begun here when needed, inherit the mask: this one answers."""
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 def _prepare(first: Profile | None, second: Profile | None, offsets: Any, stop: Any) -> None:

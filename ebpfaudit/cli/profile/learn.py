@@ -90,7 +90,9 @@ def _put(text: str, base: Profile, output: str | None) -> None:
     from ebpfaudit.trail.learning.narrowness import looser
 
     with ExitStack() as cleanup:
-        folder = Path(output).resolve().parent if output else None
+        target = Path(output).resolve() if output else None
+        is_file = target is not None and (target.is_file() or not target.exists())
+        folder = target.parent if target is not None and is_file else None
         descriptor, temporary = tempfile.mkstemp(".toml", ".learned-", folder)
         path = Path(temporary)
         cleanup.callback(path.unlink, missing_ok=True)
@@ -102,11 +104,13 @@ def _put(text: str, base: Profile, output: str | None) -> None:
                 f"the learned profile would be milder than the one it extends, at {milder}; it was not written. "
                 "Please report this, with the trails."
             )
-        if output:
+        if target is not None and is_file:
             mask = os.umask(0)
             os.umask(mask)
             path.chmod(0o644 & ~mask)
-            path.replace(output)
+            path.replace(target)
+        elif target is not None:  # a device, a pipe: to be written to, not replaced
+            target.write_text(text, encoding="utf-8")
         else:
             sys.stdout.write(text)
 

@@ -14,7 +14,6 @@ from ebpfaudit.errors import UsageError
 
 if TYPE_CHECKING:
     from ebpfaudit.events import Event
-    from ebpfaudit.profiles.schema import Profile
 
 RECORDED = "recorded"
 _SUFFIXES = (".toml", ".jsonl", ".zst")
@@ -30,25 +29,31 @@ class Subject(Struct, frozen=True):
     """The event that is asked about, if one is."""
     last: int | None = None
     """The event to explain if none has a verdict."""
-    recorded: Profile | None = None
+    trail: Path | None = None
+    """Where the profile is that they were recorded under."""
 
 
 def find_subject(text: str) -> Subject:
     """Raises UsageError, StoryError or TrailError where there is nothing to be asked about."""
     if text == "-":
         return _of_text(sys.stdin.read(), "stdin")
-    found = re.fullmatch(r"(.+):(\d+)", text, re.DOTALL)
+    found = re.fullmatch(r"(.+):([0-9]{1,18})", text, re.DOTALL)
     for name, number in ((text, None), (found[1], int(found[2])) if found else ("", None)):
-        if name.endswith(_SUFFIXES) and "\n" not in name and Path(name).is_file():
-            return _of_file(Path(name), number)
-    if text.endswith(_SUFFIXES) and " " not in text:
-        raise UsageError(f"{text}: no such file")
+        if name.endswith(_SUFFIXES) and "\n" not in name:
+            if Path(name).is_file():
+                return _of_file(Path(name), number)
+            if " " not in name:
+                raise UsageError(f"{name}: no such file")
     return _of_text(text, "event")
 
 
 def _of_text(text: str, origin: str) -> Subject:
     from ebpfaudit.stories.story import parse_story
 
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise UsageError(f"{origin}: not a UTF-8 text; a story writes any byte as $'\\xff'") from None
     if text.lstrip().startswith("{"):
         return _of_events(_decode(text, origin), None)
     story = parse_story(re.sub(r"\s;\s", "\n", text), origin)
@@ -58,14 +63,10 @@ def _of_text(text: str, origin: str) -> Subject:
 
 def _of_file(path: Path, number: int | None) -> Subject:
     from ebpfaudit.stories.fixtures import load_fixture
-    from ebpfaudit.trail.reader import read_trail
     from ebpfaudit.trail.recording import numbered_events, recorded_events
-    from ebpfaudit.trail.replay import recorded_profile
 
     if path.suffix == ".zst":
-        with read_trail(path) as trail:
-            profile = recorded_profile(trail)
-        return Subject(numbered_events(path), seq=number, recorded=profile)
+        return Subject(numbered_events(path), seq=number, trail=path)
     fixture = load_fixture(path, recorded_events)
     if path.suffix == ".jsonl":
         return _of_events(list(fixture.events), number)

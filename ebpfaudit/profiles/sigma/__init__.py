@@ -5,7 +5,6 @@ pySigma reads the rules and their conditions; it is an extra, imported only here
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator
@@ -17,6 +16,7 @@ from msgspec import Struct, field
 from ebpfaudit.errors import EbpfAuditError
 from ebpfaudit.profiles.draft import RESERVED_IDS
 from ebpfaudit.profiles.load import parse_profile
+from ebpfaudit.profiles.resolved import toml_text
 from ebpfaudit.profiles.sigma.conditions import KINDS, Inexpressible
 from ebpfaudit.profiles.sigma.fields import Case
 from ebpfaudit.profiles.sigma.reading import Unit, read_file
@@ -73,7 +73,8 @@ def rule_files(paths: Iterable[str]) -> Iterator[Path]:
             continue
         for folder, folders, files in os.walk(path):
             folders.sort()
-            yield from (Path(folder, file) for file in sorted(files) if file.endswith(SUFFIXES))
+            found = (Path(folder, file) for file in sorted(files) if file.endswith(SUFFIXES))
+            yield from (each for each in found if each.is_file() or not each.exists())
 
 
 def import_sigma(
@@ -224,5 +225,4 @@ def _toml(value: Any) -> str:
         line = f"[{', '.join(texts)}]"
         fits = len(line) <= _LINE_CHARS and not any(isinstance(each, dict) for each in value)
         return line if fits else "[\n" + "".join(f"    {text},\n" for text in texts) + "]"
-    # JSON's strings are TOML's, but for DEL.
-    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    return toml_text(value)

@@ -6,7 +6,8 @@ taken only where the extended profile allows all of what it says.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import cached_property
 
 from msgspec import Struct
@@ -30,11 +31,12 @@ MANY_ADDRESSES = 8
 MANY_PREFIXES = 32
 """So many of those, at one port, stand for the set they belong to."""
 MANY_PORTS = 8
-"""So many ports of one place stand for all between the lowest and the highest."""
+"""So many ports of one place and one band stand for all between the lowest and the highest."""
 FEW_PORTS = 3
 """With more, a place that is also pinged is not fenced in: the kernel walks at most 16 entries for it."""
 
-_EPHEMERAL = 1024
+_BANDS = (1024, 32767)
+"""The last port of a system's own services, and the last that Linux takes from nobody (ip_local_port_range)."""
 _SPREADING = ("private", "link-local", "multicast", "public")
 
 Service = tuple[str, int]
@@ -192,8 +194,10 @@ class Map:
         many = len(place.services) >= self._many_ports
         for protocol in sorted({protocol for protocol, port in place.services if port}):
             ports = sorted(port for mine, port in place.services if mine == protocol and port)
+            counts = Counter(map(_band, ports))
+            crowded = {band for band, count in counts.items() if count >= self._many_ports}
             for low, high in self._safe(place, protocol, exact=not (many or place.several)):
-                for group in _groups([port for port in ports if low <= port <= high], many):
+                for group in _groups([port for port in ports if low <= port <= high], crowded):
                     evidence = combine(place.services[protocol, port] for port in group)
                     place.ranges.append((protocol, group[0], group[-1], evidence))
 
@@ -269,12 +273,17 @@ def _fence(place: Place, protocols: list[str], ranges: list[tuple[str, int, int,
             yield place.entry(protocol, port, 65535)
 
 
-def _groups(ports: list[int], many: bool) -> list[list[int]]:
-    """Neighbouring ports together; with `many`, all the low ones and all the ephemeral ones."""
+def _band(port: int) -> int:
+    return sum(port > last for last in _BANDS)
+
+
+def _groups(ports: list[int], crowded: Collection[int]) -> list[list[int]]:
+    """Neighbouring ports together, and all of a crowded band."""
     groups: list[list[int]] = []
     for port in ports:
-        same = groups and (groups[-1][-1] <= _EPHEMERAL) == (port <= _EPHEMERAL)
-        if groups and (port == groups[-1][-1] + 1 or (many and same)):
+        band = _band(port)
+        same = bool(groups) and _band(groups[-1][-1]) == band
+        if groups and (port == groups[-1][-1] + 1 or (same and band in crowded)):
             groups[-1].append(port)
         else:
             groups.append([port])

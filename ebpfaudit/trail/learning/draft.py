@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -14,6 +13,7 @@ from ebpfaudit.errors import ProfileError
 from ebpfaudit.profiles.addresses import AddressError, UnixEntry, parse_entry
 from ebpfaudit.profiles.devices import GpuEntry, is_device_pattern
 from ebpfaudit.profiles.network import NetworkPolicy
+from ebpfaudit.profiles.resolved import toml_text
 from ebpfaudit.profiles.schema import Profile
 from ebpfaudit.trail.learning.destinations import MANY_PORTS, Entry, Map, combine, exact_entries
 from ebpfaudit.trail.learning.names import program_globs, socket_entries
@@ -23,6 +23,7 @@ from ebpfaudit.verdicts import ACTIONS, Action
 
 _SHOWN_CHARS = 100
 _MAX_REMARKS = 200
+_NAMED_TRAILS = 40
 _TOGETHER = 4
 _RELATIVE = ("unix:*", ("unix:/*", "unix:@*"))
 _UNKNOWN_PROGRAM = "unknown-program"
@@ -183,7 +184,7 @@ def _gpu(seen: Observations, base: Profile) -> tuple[Sections, dict[tuple[str, s
 
 
 def _section(name: str, default: Action, sections: Sections, names: list[str]) -> Iterator[str]:
-    yield from ("", f"[{name}]", f"default = {_toml(default)}")
+    yield from ("", f"[{name}]", f"default = {toml_text(default)}")
     for action in ACTIONS:
         entries = sorted(sections.get(action, ()), key=_order)
         if entries:
@@ -192,7 +193,7 @@ def _section(name: str, default: Action, sections: Sections, names: list[str]) -
             for entry in entries:
                 if entry.text not in written:
                     remark = f"; {entry.remark}" if entry.remark else ""
-                    yield f"    {_toml(entry.text)},  # {_evidence(entry.evidence, names)}{remark}"
+                    yield f"    {toml_text(entry.text)},  # {_evidence(entry.evidence, names)}{remark}"
                 written.add(entry.text)
             yield "]"
 
@@ -225,10 +226,10 @@ def _program_rule(programs: Mapping[str, Evidence], base: Profile, names: list[s
         return
     taken = {rule.id for rule in base.rules}
     ids = (f"{_UNKNOWN_PROGRAM}{number}" for number in ["", *(f"-{n}" for n in range(2, len(taken) + 3))])
-    yield from ("", "[[rule]]", f"id = {_toml(next(name for name in ids if name not in taken))}")
+    yield from ("", "[[rule]]", f"id = {toml_text(next(name for name in ids if name not in taken))}")
     yield from ('severity = "medium"', 'on = "exec"', "unless = { exe = [")
     for glob, evidence in sorted(by_glob.items()):
-        yield f"    {_toml(glob)},  # {_evidence(evidence, names, with_programs=False)}"
+        yield f"    {toml_text(glob)},  # {_evidence(evidence, names, with_programs=False)}"
     yield from ("] }", 'action = "alert"', 'message = "a program that was never observed before"')
 
 
@@ -249,20 +250,22 @@ def _head(seen: Observations, naming: Naming, doubts: tuple[str, ...]) -> Iterat
     count = len(seen.trails)
     trails = f"{count} trail{'' if count == 1 else 's'}"
     yield f"# Learned by ebpfaudit {__version__} from {trails}, recorded {recorded} (UTC):"
-    for record in seen.trails:
+    for record in seen.trails[:_NAMED_TRAILS]:
         whole = "complete" if record.complete else "NOT COMPLETE"
         yield (
             f"#   {_shown(record.name)}: episode {_quoted(record.episode)} under {_quoted(record.profile)}, "
             f"{record.events:,} events, {whole}, head {record.head}"
         )
+    if count > _NAMED_TRAILS:
+        yield f"#   and {count - _NAMED_TRAILS:,} more"
     for doubt in doubts:
         yield f"# Beware: {doubt}"
     yield "# Each line says how often, by which programs, and where first it was observed. Read them before you use this:"
     yield "# whatever went wrong in these episodes is allowed, too."
     yield ""
-    yield f"name = {_toml(naming.name)}"
-    yield f"description = {_toml(f'Learned from {trails}: what was observed there, and nothing else.')}"
-    yield f"extends = {_toml(naming.extends)}"
+    yield f"name = {toml_text(naming.name)}"
+    yield f"description = {toml_text(f'Learned from {trails}: what was observed there, and nothing else.')}"
+    yield f"extends = {toml_text(naming.extends)}"
 
 
 def _doubts(record: Recorded) -> Iterator[str]:
@@ -319,11 +322,6 @@ def _shown(text: str) -> str:
 
 def _quoted(text: str) -> str:
     return f'"{_shown(text)}"'
-
-
-def _toml(value: str) -> str:
-    """A TOML string. JSON's are, but for DEL."""
-    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _day(realtime_ns: int) -> str:

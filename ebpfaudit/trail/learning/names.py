@@ -20,6 +20,8 @@ _EVERYBODYS = frozenset(
     }
 )  # fmt: skip
 _SUN_PATH_BYTES = 107
+_SHORTEST_STEM = 3
+"""Of a name in a folder of everybody's: less in front of a star would say nothing."""
 
 _UUID = r"[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}"
 _HEX = r"(?<![0-9A-Za-z])(?=[0-9a-f]*\d)(?=\d*[a-f])[0-9a-f]{8,}(?![0-9A-Za-z])"
@@ -192,9 +194,17 @@ def _entry(path: str, pieces: tuple[Piece, ...], gaps: list[bool]) -> str:
     cut = end < len(pieces) or len(stem.encode()) < len(raw)
     if len(stem.encode()) > _SUN_PATH_BYTES:
         stem, cut = stem.encode()[:_SUN_PATH_BYTES].decode("utf-8", "ignore"), True
-    if not path.startswith(("/", "@")) or (cut and stem.rstrip("/") in (*_EVERYBODYS, "@")):
+    if not path.startswith(("/", "@")) or (cut and _says_little(stem)):
         return ""
     return f"unix:{stem}{'*' if cut else ''}"
+
+
+def _says_little(stem: str) -> bool:
+    """Most of a folder that is everybody's, or of all abstract names, begins like that."""
+    folder, slash, name = stem.rpartition("/")
+    if not slash:
+        folder, name = "", stem.removeprefix("@")
+    return folder in _EVERYBODYS and len(name) < _SHORTEST_STEM
 
 
 def _valid(raw: bytes) -> int:
