@@ -137,20 +137,21 @@ class Session:
 
     def coverage(self) -> list[str]:
         """What is covered on this kernel, promise by promise, and what of the profile is not in force."""
-        return coverage.coverage(self._support) + [f"open: {gap}" for gap in self._shortcomings()]
+        identities = self._identifier.inactive if self._identifier else []
+        return coverage.coverage(self._support) + [f"open: {gap}" for gap in self._shortcomings() + identities]
 
     def _shortcomings(self) -> list[str]:
         """What the optional parts leave open that are not in place, and what of the profile is not served."""
         missing = self.probes.missing
         found = [f"{hook.without} ({missing[hook.target]})" for hook in EVERYWHERE if hook.target in missing]
         found += lacking_gaps(self.probes.lacks)
-        found += self._identifier.inactive if self._identifier else []
         return found + served.unserved(self._plan.profile, self._support, self.probes.lacks)
 
     def gaps(self) -> list[str]:
         """What is not covered, on this kernel and in this run."""
         found = [*coverage.gaps(self._support)]
         found += self._shortcomings()
+        found += self._identifier.inactive_here if self._identifier else []
         if self._plan.user is None and os.geteuid() == 0:
             found.append("the command runs as root, who can undo an audit: give --user")
         if self._plan.user is not None and (others := processes_of(self._plan.user.uid)):

@@ -253,7 +253,7 @@ def _serve(profile: Profile, probes: Probes, pipeline: Pipeline, stack: ExitStac
         identifier = Identifier(same_as, sha256)
         stack.callback(identifier.close)
         pipeline.consult(identifier)
-        gaps += identifier.inactive
+        gaps += identifier.inactive_here
     return gaps
 
 

@@ -132,6 +132,7 @@ def _show(live: Live, source: Watch, until: float) -> None:
     while not live.done and (left_s := until - time.monotonic()) > 0:
         source.turn(min(_WAIT_MS, int(left_s * 1000) + 1) if left_s < 1 else _WAIT_MS)
         live.flush()
+    live.flush()  # what came while the probes were being attached may have been all
 
 
 def _check(episodes: tuple[str, ...], pids: tuple[int, ...], cgroup: str | None) -> None:

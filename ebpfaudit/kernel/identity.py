@@ -70,6 +70,7 @@ class Identifier:
     def __init__(self, same_as: frozenset[str], sha256: frozenset[str]) -> None:
         """`same_as`: paths of known files; `sha256`: hashes in hexadecimal."""
         self.inactive = inactive_text(same_as)
+        self.inactive_here = inactive_text(same_as, absent=False)
         """Lines about the known files that recognise nothing here."""
         self._submitted = self._dropped = 0
         self._counts_map = mmap.mmap(-1, mmap.PAGESIZE)

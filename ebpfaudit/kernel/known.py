@@ -14,17 +14,20 @@ _MULTI_CALL = frozenset(("busybox", "busybox.static", "toybox", "coreutils", "uu
 _CONTENTS_MAX = 8
 """Different contents that are kept for one name."""
 
+_ABSENT = "no such file here"
+
 
 def inactive(same_as: frozenset[str]) -> dict[str, str]:
     """Which of these paths recognise nothing at present, and why."""
     return {path: why for path in sorted(same_as) if (why := _why_inactive(path))}
 
 
-def inactive_text(same_as: frozenset[str]) -> list[str]:
-    """The same, as lines for the start of a run and for its trail."""
+def inactive_text(same_as: frozenset[str], *, absent: bool = True) -> list[str]:
+    """The same, as lines for a run's trail; without those of absent files for its start, where they say little."""
     by_reason: dict[str, list[str]] = {}
     for path, why in inactive(same_as).items():
-        by_reason.setdefault(why, []).append(path)
+        if absent or why != _ABSENT:
+            by_reason.setdefault(why, []).append(path)
     return [f"copies of {', '.join(paths)} are not recognised: {why}" for why, paths in by_reason.items()]
 
 
@@ -32,7 +35,7 @@ def _why_inactive(path: str) -> str:
     try:
         status = os.stat(path)
     except OSError:
-        return "no such file here"
+        return _ABSENT
     if not os.path.isfile(path):
         return "not a regular file"
     real = os.path.basename(os.path.realpath(path))

@@ -21,11 +21,17 @@ from typing import Any
 
 import msgspec
 
+from ebpfaudit.output.describe import describe, verdict_text
+from ebpfaudit.trail.reader import Trail
+from ebpfaudit.verdicts import Enforcement, Verdict
+
 from .catalogue import PATH, Workload, workloads
 from .outcome import Alarm, Outcome, Run
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-_MAIN = f"import sys; sys.path.insert(0, {str(CHECKOUT)!r}); from ebpfaudit.cli import main; main()"
+_PRODUCT = Path("/srv/product")
+"""Where the checkout is seen on the stage."""
+_MAIN = f"import sys; sys.path.insert(0, {str(_PRODUCT)!r}); from ebpfaudit.cli import main; main()"
 HOME = Path("/srv/agent")
 RECORDS = Path("/srv/records")
 RESOLVER = "127.0.0.53"
@@ -45,12 +51,14 @@ class Stage:
         self._resolver: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Stage:
-        if under := [folder for folder in _COVERED if CHECKOUT.is_relative_to(folder)]:
-            raise SystemExit(
-                f"workloads: the checkout lies in {under[0]}, which is replaced; move it elsewhere"
-            )
+        checkout = os.open(CHECKOUT, os.O_PATH)
         for folder in _COVERED:
             _command("mount", "-t", "tmpfs", "-o", "mode=1777,size=4g", "tmpfs", folder)
+        # It may lie in a folder that was just covered. Never below one that is emptied between two runs.
+        _PRODUCT.mkdir()
+        _command("mount", "--bind", f"/proc/{os.getpid()}/fd/{checkout}", str(_PRODUCT))
+        _command("mount", "-o", "remount,bind,ro", str(_PRODUCT))
+        os.close(checkout)
         RECORDS.mkdir(mode=0o700)
         _replace("/etc/passwd", f"{self.user}:x:{self.uid}:{self.uid}:Agent:{HOME}:/bin/bash\n", keep=True)
         _replace("/etc/group", f"{self.user}:x:{self.uid}:\n", keep=True)
@@ -60,7 +68,7 @@ class Stage:
         _make_network()
         if self.workload.names:
             self._resolver = subprocess.Popen(
-                ["/usr/bin/python3", str(Path(__file__).with_name("resolver.py")), RESOLVER],
+                ["/usr/bin/python3", str(_PRODUCT / "tests/workloads/resolver.py"), RESOLVER],
                 stdout=subprocess.PIPE,
             )
             assert self._resolver.stdout is not None
@@ -87,7 +95,7 @@ class Stage:
         self._prepare()
         trail, result = RECORDS / "trail.jsonl.zst", RECORDS / "result.json"
         command = [
-            sys.executable, "-c", _MAIN, "run", "--profile", profile, "--episode", f"workload-{os.getpid()}",
+            _on_stage(sys.executable), "-c", _MAIN, "run", "--profile", _on_stage(profile), "--episode", f"workload-{os.getpid()}",
             "--user", self.user, "--trail", str(trail), "--result", str(result), "--quiet", "--",
             "bash", "-euo", "pipefail", "-c", self.workload.run,
         ]  # fmt: skip
@@ -99,7 +107,7 @@ class Stage:
     def _prepare(self) -> None:
         _command("rm", "-rf", str(HOME))
         for folder in ("/tmp", "/var/tmp", "/dev/shm"):
-            _command("find", folder, "-mindepth", "1", "-delete")
+            _command("find", folder, "-xdev", "-mindepth", "1", "-delete")
         HOME.mkdir(mode=0o755)
         os.chown(HOME, self.uid, self.uid)
         if self.workload.setup:
@@ -122,6 +130,11 @@ class Stage:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
             time.sleep(0.01)
+
+
+def _on_stage(path: str) -> str:
+    """The same file, as the stage sees it."""
+    return str(_PRODUCT / Path(path).relative_to(CHECKOUT)) if Path(path).is_relative_to(CHECKOUT) else path
 
 
 def _environment(user: str) -> dict[str, str]:
@@ -156,10 +169,6 @@ def _finish(
 
 
 def _outcome(trail: Path, result: dict[str, Any], code: int, output: str) -> Outcome:
-    from ebpfaudit.output.describe import describe, verdict_text
-    from ebpfaudit.trail.reader import Trail
-    from ebpfaudit.verdicts import Enforcement, Verdict
-
     events: list[Any] = []
     alarms: list[Alarm] = []
     denials = 0
