@@ -138,7 +138,9 @@ class Session:
     def coverage(self) -> list[str]:
         """What is covered on this kernel, promise by promise, and what of the profile is not in force."""
         identities = self._identifier.inactive if self._identifier else []
-        return coverage.coverage(self._support) + [f"open: {gap}" for gap in self._shortcomings() + identities]
+        return coverage.coverage(self._support) + [
+            f"open: {gap}" for gap in self._shortcomings() + identities
+        ]
 
     def _shortcomings(self) -> list[str]:
         """What the optional parts leave open that are not in place, and what of the profile is not served."""

@@ -56,8 +56,9 @@ class Act:
     def caught(self) -> bool:
         """Denied or killed, the harm not done, and no survivor of a kill."""
         stopped = any(verdict.action in ("deny", "kill") for verdict in self.verdicts)
+        carried_out = bool(self.enforcements) or self.in_kernel["deny"] > 0
         complete = all(enforcement.result in DONE for enforcement in self.enforcements)
-        return stopped and complete and bool(self.enforcements) and not self.ok and not self.outside
+        return stopped and carried_out and complete and not self.ok and not self.outside
 
 
 def read_acts(report: Path, trail: Path | None, seen_outside: list[dict]) -> list[Act]:

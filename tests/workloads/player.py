@@ -69,15 +69,10 @@ class Player:
         """Under audit, and before that without, where `plain`."""
         if reason := workload.missing():
             return Played(workload, reason=reason)
-        command = ["unshare", "--net", "--mount", "--propagation", "private"]
-        command += [
-            sys.executable,
-            "-m",
-            "tests.workloads.stage",
-            workload.name,
-            self._profile,
-            *(["--plain"] * plain),
-        ]
+        command = [
+            "unshare", "--net", "--mount", "--propagation", "private", "tests/workloads/stage.sh", sys.executable,
+            workload.name, self._profile, *(["--plain"] * plain),
+        ]  # fmt: skip
         with self._lock:
             if self._closing:
                 return Played(workload, reason="interrupted")

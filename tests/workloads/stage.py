@@ -3,7 +3,7 @@
 Everything that is made here lives in a mount and a network namespace, so it is gone with the last process in them,
 whatever ends this program. A name or an address outside can be asked for and is never reached, audited or not.
 
-`unshare --net --mount python -m tests.workloads.stage NAME PROFILE [--plain]`: the outcome as JSON on stdout.
+`unshare --net --mount stage.sh PYTHON NAME PROFILE [--plain]`: the outcome as JSON on stdout.
 """
 
 from __future__ import annotations
@@ -29,14 +29,13 @@ from .catalogue import PATH, Workload, workloads
 from .outcome import Alarm, Outcome, Run
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-_PRODUCT = Path("/srv/product")
-"""Where the checkout is seen on the stage."""
-_MAIN = f"import sys; sys.path.insert(0, {str(_PRODUCT)!r}); from ebpfaudit.cli import main; main()"
+"""On the stage: /srv/product, where `stage.sh` shows it, because it may lie in a folder that is covered."""
+_MAIN = f"import sys; sys.path.insert(0, {str(CHECKOUT)!r}); from ebpfaudit.cli import main; main()"
 HOME = Path("/srv/agent")
 RECORDS = Path("/srv/records")
 RESOLVER = "127.0.0.53"
 _ELSEWHERE = "10.0.2.3"
-_COVERED = ("/srv", "/tmp", "/var/tmp", "/dev/shm")
+_COVERED = ("/tmp", "/var/tmp", "/dev/shm")
 _UID_BASE = 2_000_000
 """Plus our pid, which is below 4,194,304: a user whom no other stage has, and no system hands out."""
 
@@ -51,14 +50,8 @@ class Stage:
         self._resolver: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Stage:
-        checkout = os.open(CHECKOUT, os.O_PATH)
         for folder in _COVERED:
             _command("mount", "-t", "tmpfs", "-o", "mode=1777,size=4g", "tmpfs", folder)
-        # It may lie in a folder that was just covered. Never below one that is emptied between two runs.
-        _PRODUCT.mkdir()
-        _command("mount", "--bind", f"/proc/{os.getpid()}/fd/{checkout}", str(_PRODUCT))
-        _command("mount", "-o", "remount,bind,ro", str(_PRODUCT))
-        os.close(checkout)
         RECORDS.mkdir(mode=0o700)
         _replace("/etc/passwd", f"{self.user}:x:{self.uid}:{self.uid}:Agent:{HOME}:/bin/bash\n", keep=True)
         _replace("/etc/group", f"{self.user}:x:{self.uid}:\n", keep=True)
@@ -68,7 +61,7 @@ class Stage:
         _make_network()
         if self.workload.names:
             self._resolver = subprocess.Popen(
-                ["/usr/bin/python3", str(_PRODUCT / "tests/workloads/resolver.py"), RESOLVER],
+                ["/usr/bin/python3", str(Path(__file__).with_name("resolver.py")), RESOLVER],
                 stdout=subprocess.PIPE,
             )
             assert self._resolver.stdout is not None
@@ -95,7 +88,8 @@ class Stage:
         self._prepare()
         trail, result = RECORDS / "trail.jsonl.zst", RECORDS / "result.json"
         command = [
-            _on_stage(sys.executable), "-c", _MAIN, "run", "--profile", _on_stage(profile), "--episode", f"workload-{os.getpid()}",
+            sys.executable, "-c", _MAIN, "run", "--profile", profile,
+            "--episode", f"workload-{os.getpid()}",
             "--user", self.user, "--trail", str(trail), "--result", str(result), "--quiet", "--",
             "bash", "-euo", "pipefail", "-c", self.workload.run,
         ]  # fmt: skip
@@ -130,11 +124,6 @@ class Stage:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
             time.sleep(0.01)
-
-
-def _on_stage(path: str) -> str:
-    """The same file, as the stage sees it."""
-    return str(_PRODUCT / Path(path).relative_to(CHECKOUT)) if Path(path).is_relative_to(CHECKOUT) else path
 
 
 def _environment(user: str) -> dict[str, str]:
