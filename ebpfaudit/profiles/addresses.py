@@ -18,7 +18,8 @@ Network = tuple[int, int]
 """(first address, prefix length in bits of 128)."""
 
 MAPPED_IPV4: Network = (0xFFFF << 32, 96)
-_NAT64 = 0x64FF9B << 96  # 64:ff9b::/96, RFC 6052: a gateway turns it into the IPv4 address at its end
+_NAT64 = (0x64FF9B << 96, 0x64FF9B0001 << 80)
+"""64:ff9b::/96 (RFC 6052) and 64:ff9b:1::/96 (RFC 8215): a gateway turns them into the IPv4 address at their end."""
 
 _LAST_PORT = 65535
 _SUN_PATH_BYTES = 107
@@ -90,7 +91,7 @@ def _set(*texts: str, nat64: bool = False) -> tuple[Network, ...]:
     networks = [parse_network(text) for text in texts]
     if nat64:
         mapped = [network for network in networks if covers(MAPPED_IPV4, network)]
-        networks += [(_NAT64 | first & 0xFFFFFFFF, bits) for first, bits in mapped]
+        networks += [(nat64 | first & 0xFFFFFFFF, bits) for first, bits in mapped for nat64 in _NAT64]
     return tuple(networks)
 
 
