@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 from pathlib import Path
 
@@ -10,6 +11,10 @@ import pytest
 from audited import Auditor
 
 PROGRAMS = Path(__file__).parent / "kernel" / "programs"
+
+
+# A runner that starts us in the background may leave SIGINT ignored, and every program of ours would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _insists() -> bool:
