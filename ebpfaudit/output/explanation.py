@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from ebpfaudit.events import Connect, Gpu
 from ebpfaudit.output.describe import describe, verdict_text
 from ebpfaudit.output.terminal import ALARM, DIM, GREEN, RED, RESET, YELLOW, printable
 from ebpfaudit.policy.decision import Decision
@@ -32,6 +33,8 @@ def _lines(explained: Explained, place: str, everything: bool) -> Iterator[tuple
     yield f"{place or f'event {explained.seq}'}: {kind} {what}", ""
     if explained.command and kind != "exec":
         yield f"  by {_cut(explained.command)}", DIM
+    elif isinstance(explained.event, Connect | Gpu):
+        yield "  by a program that is not known: an `unless` about programs does not spare it", DIM
     for verdict in explained.verdicts:
         yield f"  {verdict.action.upper():5} {verdict_text(verdict)}", _STYLES.get(verdict.action, "")
     if not explained.verdicts:

@@ -79,6 +79,8 @@ class RuleState:
         """Per part."""
         self.sequences = Sequences(rule.rule) if rule.rule.form != "single" else None
         self.limits = Limits(rule.rule.limit) if rule.rule.limit is not None else None
+        self._begins_first = rule.rule.form == "then" and not any(counts)
+        """Nothing can come of a later part, and no room is taken for it, where the first was not met."""
 
     def tables(self) -> list[tuple[str, Keyed[Any]]]:
         """Everything that is kept by key, and per what."""
@@ -96,10 +98,12 @@ class RuleState:
         if self.sequences is None:
             single = self._met(matches[0], process, ts_ns, marking)
             return None if single is None else single[1]
+        key = self._key(process)
+        if self._begins_first and matches[0].part.number and key not in self.sequences:
+            return None
         met = [told for match in matches if (told := self._met(match, process, ts_ns, marking)) is not None]
         if not met:
             return None
-        key = self._key(process)
         self._register(self.per, self.sequences, key, process)
         events = self.sequences.completed(key, [number for number, _ in met], ts_ns, seq)
         if events is None:

@@ -5,12 +5,16 @@ from itertools import combinations, pairwise, product
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ebpfaudit import events as e
+from ebpfaudit.policy.bounds import MAX_KEYS
+from ebpfaudit.policy.evaluator import Evaluator
 from ebpfaudit.policy.index import Index
 from ebpfaudit.policy.limits import Limits
 from ebpfaudit.policy.matching import match_texts
 from ebpfaudit.policy.remembered import Room
 from ebpfaudit.policy.sequences import Sequences
 from ebpfaudit.policy.texts import NeedleIndex, TextIndex
+from ebpfaudit.profiles.load import parse_profile
 from ebpfaudit.profiles.schema import Limit, Part, Rule
 
 WITHIN = 10
@@ -137,3 +141,21 @@ def test_members_are_in_order():
     index._parts = list(range(100))
 
     assert list(index.members(1 << 99 | 1 << 3 | 1)) == [0, 3, 99]
+
+
+def test_who_never_began_takes_no_room_from_who_did():
+    """A crowd that does only what comes later cannot push out the one that did what comes first."""
+    text = """name = "test"
+[[rule]]
+id = "relay"
+then = [ { on = "connect", when = { dst = "public" } }, { on = "connect", when = { dst = "loopback" } } ]
+within = "1h"
+per = "process"
+action = "alert"
+"""
+    evaluator = Evaluator(parse_profile(text, "test"))
+    evaluator.evaluate(e.Connect(1, 200, 5, "x", "ipv4", "tcp", "198.51.100.7", 443))
+    for pid in range(1000, 1000 + 2 * MAX_KEYS):
+        assert evaluator.evaluate(e.Connect(2, pid, 5, "y", "ipv4", "tcp", "127.0.0.1", 80)) == ()
+    (verdict,) = evaluator.evaluate(e.Connect(3, 200, 5, "x", "ipv4", "tcp", "127.0.0.1", 80))
+    assert verdict.rule == "relay"

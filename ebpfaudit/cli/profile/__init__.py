@@ -24,6 +24,6 @@ def profile() -> None:
 
     \b
     ebpfaudit profile check my-agent.toml
-    ebpfaudit profile explain coding-agent 'connect 10.0.0.5:22/tcp'
+    ebpfaudit profile explain coding-agent 'exec python3 x.py ; connect 10.0.0.5:22/tcp'
     ebpfaudit profile test coding-agent
     """

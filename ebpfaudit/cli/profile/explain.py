@@ -34,7 +34,7 @@ def explain(profile: str, what: str, rule: str, everything: bool, as_json: bool)
     PROFILE may be 'recorded': the one that a trail was recorded under.
 
     \b
-    ebpfaudit profile explain coding-agent 'connect 10.0.0.5:22/tcp'
+    ebpfaudit profile explain coding-agent 'exec python3 x.py ; connect 10.0.0.5:22/tcp'
     ebpfaudit profile explain base 'exec ssh -R 9000:localhost:80 relay' --rule ssh-tunnel
     ebpfaudit profile explain base 'a: exec /tmp/x ; a: connect 198.51.100.7:4444 ; a: connect 10.0.0.5:22'
     ebpfaudit profile explain recorded ep-1.jsonl.zst:212
