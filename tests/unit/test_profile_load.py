@@ -38,7 +38,7 @@ def write(folder, name: str, text: str) -> str:
         ("[network]\nallow = ['300.0.0.1']", "'300.0.0.1' is not an address"),
         ("[network]\nallow = ['10.0.0.1:70000']", "'70000' is not a port"),
         ("[network]\nallow = ['10.0.0.1:9-5']", "'9-5' is not a port"),
-        ("[network]\nallow = ['pypi.org:443']", "host names cannot be decided in the kernel"),
+        ("[network]\nallow = ['packages.example.org:443']", "host names cannot be decided in the kernel"),
         ("[network]\nallow = ['unix:/tmp/*/x']", "one '*', at its end"),
         ("[network]\nallow = ['unix:tmp']", "write unix:/path"),
         (f"[network]\nallow = ['unix:/{'x' * 120}']", "at most 107 bytes"),
