@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Hashable
 from typing import Generic, TypeVar
 
@@ -10,7 +11,7 @@ from ebpfaudit.policy.bounds import MAX_KEYS
 Entry = TypeVar("Entry")
 
 
-class Keyed(Generic[Entry]):
+class Keyed(ABC, Generic[Entry]):
     """Entries by key, made when first touched; at most `MAX_KEYS`, the one longest untouched makes room."""
 
     def __init__(self) -> None:
@@ -46,11 +47,13 @@ class Keyed(Generic[Entry]):
         self._by_key[key] = entry
         return entry
 
+    @abstractmethod
     def _make(self) -> Entry:
-        raise NotImplementedError
+        """A new entry, with nothing in it."""
 
+    @abstractmethod
     def _size(self, entry: Entry) -> int:
-        raise NotImplementedError
+        """How many events (or values) `entry` holds."""
 
     def _dropped(self, entry: Entry) -> None:
         """Called with every entry that is forgotten."""

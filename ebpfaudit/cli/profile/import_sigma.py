@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, cast
 
 import click
+
+from ebpfaudit.cli.profile.progress import counting_bar
 
 if TYPE_CHECKING:
     from ebpfaudit.profiles.sigma import Imported
@@ -63,7 +63,7 @@ def import_sigma(
     sigma.require_pysigma()
     taken = [rule.id for rule in load_profile(extends).rules] if extends else []
     paths = list(sigma.rule_files(files))
-    with _bar(len(paths)) as on_file:
+    with counting_bar("import", len(paths), _MANY_FILES) as on_file:
         imported = sigma.import_sigma(
             paths,
             name=name,
@@ -95,17 +95,3 @@ def _report(imported: Imported, as_json: bool) -> None:
             title = f" {outcome.title}:" if outcome.title else ""
             print(f"{outcome.file}:{title} {outcome.reason}", file=sys.stderr)
     print(f"ebpfaudit: {summary(imported.outcomes)}", file=sys.stderr)
-
-
-@contextmanager
-def _bar(files: int) -> Iterator[Callable[[], object]]:
-    """A progress bar on stderr, for many files and a person who waits."""
-    if files < _MANY_FILES or not sys.stderr.isatty():
-        yield lambda: None
-        return
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("import", total=files)
-        yield lambda: progress.advance(task)

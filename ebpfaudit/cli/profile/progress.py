@@ -1,10 +1,10 @@
-"""A progress bar over the bytes of one or many trails, for a person who waits."""
+"""Progress bars on stderr, for a person who waits: over the bytes of trails, or over a number of files."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 _LONG_BYTES = 1 << 20
@@ -26,3 +26,17 @@ def progress_bar(what: str, total: int, done: Callable[[], int]) -> AbstractCont
     bar = Bar(console=Console(stderr=True), transient=True)
     bar.add_task(what, total=total)
     return bar
+
+
+@contextmanager
+def counting_bar(what: str, total: int, many: int) -> Iterator[Callable[[], object]]:
+    """Gives what to call after each of `total`; a bar where those are `many` and somebody looks."""
+    if total < many or not sys.stderr.isatty():
+        yield lambda: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda: bar.advance(task)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+
+from ebpfaudit.cli.profile.progress import counting_bar
 
 if TYPE_CHECKING:
     from ebpfaudit.stories.trial import Trial
@@ -81,7 +81,7 @@ def test(
 
 
 def _run(trials: list[Trial]) -> list[Trial]:
-    with _bar(sum(len(trial.fixtures) for trial in trials)) as advance:
+    with counting_bar("judging", sum(len(trial.fixtures) for trial in trials), _MANY) as advance:
         for trial in trials:
             trial.run(advance)
     return trials
@@ -126,17 +126,3 @@ def _print_json(trial: Trial) -> None:
                 {"profile": trial.name, "fixture": file, "passed": False, "problems": problem.split("\n")}
             )
         )
-
-
-@contextmanager
-def _bar(total: int) -> Iterator[Any]:
-    """What to call after each fixture."""
-    if total < _MANY or not sys.stderr.isatty():
-        yield lambda: None
-        return
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("judging", total=total)
-        yield lambda: bar.advance(task)
